@@ -54,8 +54,8 @@ class DataConfig(Section):
     """How rows become token sequences, and which of their tokens take loss."""
 
     format: FormatName | None = Field(None, description="None: as detected from the file.")
-    template: Text = Field(
-        "auto", description='"auto" (the model\'s own chat template), "chatml" or "alpaca".'
+    template: Literal["auto", "chatml", "alpaca"] = Field(
+        "auto", description="auto: the model's own chat template."
     )
     max_length: Annotated[int, Field(ge=8)] | None = Field(
         None, description=f"Tokens of a row; None: {DEFAULT_MAX_LENGTH}, or the model's context."

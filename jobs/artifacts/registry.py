@@ -1,0 +1,25 @@
+"""Which store a URL of the settings means."""
+
+from collections.abc import Callable, Mapping
+
+from jobs.artifacts.base import ArtifactStore
+from jobs.artifacts.local import LocalStore
+from jobs.settings import Settings
+
+STORES: Mapping[str, Callable[[Settings], ArtifactStore]] = {
+    "file": lambda settings: LocalStore(settings.artifacts_folder),
+}
+
+
+def open_store(settings: Settings) -> ArtifactStore:
+    """The store of a deployment.
+
+    Raises:
+        ValueError: Nobody knows the URL's scheme.
+    """
+    scheme = (settings.artifacts_url or "file://").partition("://")[0]
+    if scheme not in STORES:
+        raise ValueError(
+            f"TUNESMITH_ARTIFACTS_URL: {scheme!r} is not one of {', '.join(sorted(STORES))}"
+        )
+    return STORES[scheme](settings)

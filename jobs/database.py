@@ -1,0 +1,90 @@
+"""The engine, and the one transaction of a request or a step.
+
+On SQLite a writer takes the write lock when it begins (`BEGIN IMMEDIATE`): a transaction that
+reads first and writes later would otherwise fail with a busy snapshot instead of waiting.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event, func, literal_column, select, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.orm import Session
+
+_BUSY_TIMEOUT_SECONDS = 30
+_LOCK = 0x74756E65  # any number, the same in every process
+
+
+class Database:
+    """Connections to the one database of a deployment."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.is_sqlite = make_url(url).get_backend_name() == "sqlite"
+        self._engine = _sqlite_engine(url) if self.is_sqlite else _server_engine(url)
+        self._writer = self._engine.execution_options(writing=True)
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        """A session for one consistent look; it is rolled back at the end."""
+        with Session(self._engine, expire_on_commit=False) as session:
+            yield session
+
+    @contextmanager
+    def writing(self) -> Iterator[Session]:
+        """A session that commits when the block ends and rolls back when it raises."""
+        with Session(self._writer, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    @contextmanager
+    def claiming(self) -> Iterator[Session]:
+        """As `writing`, one at a time over the whole deployment."""
+        with self.writing() as session:
+            if not self.is_sqlite:
+                session.execute(select(func.pg_advisory_xact_lock(_LOCK)))
+            yield session
+
+    def ping(self) -> None:
+        """Raise sqlalchemy.exc.SQLAlchemyError when the database does not answer."""
+        with self.reading() as session:
+            session.execute(text("SELECT 1"))
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+
+def now(session: Session) -> float:
+    """The database's clock, in Unix seconds: one clock for all hosts."""
+    if session.get_bind().dialect.name == "sqlite":
+        clock: Any = (func.julianday("now") - 2440587.5) * 86400.0
+    else:
+        clock = func.extract(literal_column("epoch"), func.clock_timestamp())
+    return float(session.execute(select(clock)).scalar_one())
+
+
+def _server_engine(url: str) -> Engine:
+    return create_engine(url, pool_pre_ping=True, pool_size=10, max_overflow=20)
+
+
+def _sqlite_engine(url: str) -> Engine:
+    if (path := make_url(url).database) is not None:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(
+        url, pool_size=16, max_overflow=32, connect_args={"timeout": _BUSY_TIMEOUT_SECONDS}
+    )
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: Any, _record: object) -> None:  # noqa: ANN401 - a DBAPI connection
+    connection.isolation_level = None  # transactions are begun by us, below
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    writing = connection.get_execution_options().get("writing", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")

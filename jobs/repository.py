@@ -1,0 +1,191 @@
+"""Every look-up by something a user can name, held to the user's own project.
+
+An id of another project is answered like one that does not exist.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, func, or_, select, tuple_
+from sqlalchemy.orm import Session
+
+from jobs.errors import InvalidRequest, NotFound
+from jobs.identity import Identity
+from jobs.models import ApiKey, Checkpoint, Event, File, Job, JobFile, Model
+from jobs.pages import Page
+from jobs.states import OPEN, JobStatus
+
+
+def file_of(session: Session, identity: Identity, file_id: str) -> File:
+    """A file that is not hidden.
+
+    Raises:
+        NotFound: There is none of this id in the project.
+    """
+    file = session.get(File, file_id)
+    if file is None or file.project_id != identity.project_id or file.deleted_at is not None:
+        raise NotFound(f"no file {file_id!r}", param="file_id", code="file_not_found")
+    return file
+
+
+def job_of(session: Session, identity: Identity, job_id: str, *, lock: bool = False) -> Job:
+    """A job, locked until the end of the transaction on request.
+
+    Raises:
+        NotFound: There is none of this id in the project.
+    """
+    job = session.get(Job, job_id, with_for_update=lock)
+    if job is None or job.project_id != identity.project_id:
+        raise NotFound(f"no fine-tuning job {job_id!r}", param="job_id", code="job_not_found")
+    return job
+
+
+def key_of(session: Session, identity: Identity, key_id: str) -> ApiKey:
+    """A key of the project.
+
+    Raises:
+        NotFound: There is none of this id in the project.
+    """
+    key = session.get(ApiKey, key_id)
+    if key is None or key.project_id != identity.project_id:
+        raise NotFound(f"no API key {key_id!r}", param="key_id", code="key_not_found")
+    return key
+
+
+def model_of(session: Session, identity: Identity, name: str) -> Model:
+    """A base model, or a tuned model of the project.
+
+    Raises:
+        NotFound: There is none of this name.
+    """
+    model = session.scalar(select(Model).where(Model.name == name, _visible(identity)))
+    if model is None:
+        raise NotFound(f"no model {name!r}", param="model", code="model_not_found")
+    return model
+
+
+def models_of(session: Session, identity: Identity) -> list[Model]:
+    query = select(Model).where(_visible(identity)).order_by(Model.created_at.desc(), Model.id)
+    return list(session.scalars(query))
+
+
+def _visible(identity: Identity) -> ColumnElement[bool]:
+    return or_(Model.project_id.is_(None), Model.project_id == identity.project_id)
+
+
+def files_page(
+    session: Session,
+    identity: Identity,
+    *,
+    after: str | None,
+    limit: int,
+    descending: bool,
+    purpose: str | None,
+) -> Page[File]:
+    query = select(File).where(File.project_id == identity.project_id, File.deleted_at.is_(None))
+    if purpose is not None:
+        query = query.where(File.purpose == purpose)
+    cursor = None if after is None else session.get(File, after)
+    if after is not None and (cursor is None or cursor.project_id != identity.project_id):
+        raise _bad_cursor(after)
+    return _page(session, query, File, cursor, limit=limit, descending=descending)
+
+
+def jobs_page(
+    session: Session,
+    identity: Identity,
+    *,
+    after: str | None,
+    limit: int,
+    metadata: dict[str, str] | None,
+) -> Page[Job]:
+    """Jobs, newest first; `metadata` `{}` asks for jobs that have none."""
+    query = select(Job).where(Job.project_id == identity.project_id)
+    if metadata == {}:
+        query = query.where(Job.user_metadata.is_(None))
+    for key, value in (metadata or {}).items():
+        query = query.where(Job.user_metadata[key].as_string() == value)
+    cursor = None if after is None else session.get(Job, after)
+    if after is not None and (cursor is None or cursor.project_id != identity.project_id):
+        raise _bad_cursor(after)
+    return _page(session, query, Job, cursor, limit=limit, descending=True)
+
+
+def _page(
+    session: Session,
+    query: Select[Any],
+    table: type[File] | type[Job],
+    cursor: File | Job | None,
+    *,
+    limit: int,
+    descending: bool,
+) -> Page[Any]:
+    position = tuple_(table.created_at, table.id)
+    if cursor is not None:
+        edge = tuple_(cursor.created_at, cursor.id)  # type: ignore[arg-type]
+        query = query.where(position < edge if descending else position > edge)
+    columns = (table.created_at, table.id)
+    ordered = query.order_by(*(c.desc() if descending else c.asc() for c in columns))
+    return Page.of(session.scalars(ordered.limit(limit + 1)).all(), limit)
+
+
+def checkpoints_page(
+    session: Session, job: Job, *, after: str | None, limit: int
+) -> Page[Checkpoint]:
+    """The job's checkpoints that were not deleted, newest first."""
+    query = select(Checkpoint).where(Checkpoint.job_id == job.id, Checkpoint.deleted_at.is_(None))
+    if after is not None:
+        cursor = session.get(Checkpoint, after)
+        if cursor is None or cursor.job_id != job.id:
+            raise _bad_cursor(after)
+        query = query.where(Checkpoint.step < cursor.step)
+    return Page.of(
+        session.scalars(query.order_by(Checkpoint.step.desc()).limit(limit + 1)).all(), limit
+    )
+
+
+def events_page(
+    session: Session, stream_id: str, *, after: str | None, limit: int, types: Sequence[str]
+) -> Page[Event]:
+    """Events of these types, newest first, without what a later attempt has replaced."""
+    query = select(Event).where(
+        Event.stream_id == stream_id, Event.type.in_(types), Event.superseded.is_(False)
+    )
+    if after is not None:
+        cursor = session.scalar(
+            select(Event).where(Event.id == after, Event.stream_id == stream_id)
+        )
+        if cursor is None:
+            raise _bad_cursor(after)
+        query = query.where(Event.seq < cursor.seq)
+    return Page.of(session.scalars(query.order_by(Event.seq.desc()).limit(limit + 1)).all(), limit)
+
+
+def files_of_job(session: Session, job_id: str) -> list[JobFile]:
+    query = select(JobFile).where(JobFile.job_id == job_id)
+    return list(session.scalars(query.order_by(JobFile.role, JobFile.position)))
+
+
+def open_job_using(session: Session, model_id: str) -> Job | None:
+    return session.scalar(
+        select(Job).where(Job.model_id == model_id, Job.status.in_(OPEN)).limit(1)
+    )
+
+
+def jobs_ahead(session: Session, job: Job) -> int:
+    """Queued jobs of the pool that come before this one when nobody has anything running."""
+    earlier = tuple_(-Job.priority, Job.queued_at, Job.id) < tuple_(
+        -job.priority, job.queued_at, job.id  # type: ignore[arg-type]
+    )
+    query = select(func.count()).where(
+        Job.status == JobStatus.QUEUED, Job.pool == job.pool, earlier
+    )
+    return session.scalar(query) or 0
+
+
+def _bad_cursor(after: str) -> InvalidRequest:
+    return InvalidRequest(
+        f"after: {after!r} is not an id of this list; give the id of the last item of a page",
+        param="after",
+        code="invalid_cursor",
+    )

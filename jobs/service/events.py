@@ -1,0 +1,124 @@
+"""The one sequence of a job (or model): messages, metrics, checkpoints, status changes and log.
+
+Numbers come from a counter row that stays locked until commit: commit order is sequence order,
+so a reader that has seen number n has seen every number below it.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import insert, select, update
+from sqlalchemy.orm import Session
+
+from jobs.database import now
+from jobs.identity import Identity
+from jobs.models import Event, EventCounter, new_id
+from jobs.pages import Page
+from jobs.repository import events_page, job_of
+from training.events import Level
+
+SHOWN_TYPES = ("message", "metrics", "sample")
+EVENT_TYPES = (*SHOWN_TYPES, "checkpoint", "status", "rewound", "log")
+
+
+@dataclass(frozen=True)
+class Draft:
+    """An event before it has its number."""
+
+    type: str
+    message: str
+    level: Level = "info"
+    data: dict[str, Any] | None = None
+    attempt: int = 0
+    step: int | None = None
+
+
+def open_stream(session: Session, stream_id: str) -> None:
+    """Begin the sequence of a job or model; once, in the transaction that makes it."""
+    session.add(EventCounter(stream_id=stream_id, last_seq=0))
+    session.flush()
+
+
+def append(session: Session, stream_id: str, drafts: Sequence[Draft]) -> None:
+    """Give the drafts the next numbers, in order."""
+    if not drafts:
+        return
+    last_seq = session.execute(
+        update(EventCounter)
+        .where(EventCounter.stream_id == stream_id)
+        .values(last_seq=EventCounter.last_seq + len(drafts))
+        .returning(EventCounter.last_seq)
+    ).scalar_one()
+    at = now(session)
+    first = last_seq - len(drafts) + 1
+    session.execute(
+        insert(Event),
+        [
+            {
+                "stream_id": stream_id,
+                "seq": seq,
+                "id": new_id("ftevent-"),
+                "attempt": draft.attempt,
+                "step": draft.step,
+                "superseded": False,
+                "type": draft.type,
+                "level": draft.level,
+                "message": draft.message,
+                "data": draft.data,
+                "created_at": at,
+            }
+            for seq, draft in enumerate(drafts, first)
+        ],
+    )
+
+
+def supersede(session: Session, stream_id: str, *, after_step: int, before_attempt: int) -> None:
+    """Mark what earlier attempts said of steps that are about to be done again."""
+    session.execute(
+        update(Event)
+        .where(
+            Event.stream_id == stream_id,
+            Event.step > after_step,
+            Event.attempt < before_attempt,
+        )
+        .values(superseded=True)
+    )
+
+
+def page(
+    session: Session,
+    identity: Identity,
+    job_id: str,
+    *,
+    after: str | None = None,
+    limit: int = 20,
+    types: Sequence[str] = SHOWN_TYPES,
+) -> Page[Event]:
+    """A page of a job's events, newest first; raises NotFound."""
+    job = job_of(session, identity, job_id)
+    return events_page(session, job.id, after=after, limit=limit, types=types)
+
+
+def since(
+    session: Session,
+    stream_id: str,
+    seq: int,
+    limit: int = 500,
+    types: Sequence[str] | None = None,
+) -> list[Event]:
+    """The events after number `seq`, oldest first."""
+    query = select(Event).where(Event.stream_id == stream_id, Event.seq > seq)
+    if types is not None:
+        query = query.where(Event.type.in_(types))
+    return list(session.scalars(query.order_by(Event.seq).limit(limit)))
+
+
+def last_seqs(session: Session, stream_ids: Iterable[str]) -> dict[str, int]:
+    """The last number of each of these streams."""
+    rows = session.execute(
+        select(EventCounter.stream_id, EventCounter.last_seq).where(
+            EventCounter.stream_id.in_(list(stream_ids))
+        )
+    )
+    return {stream_id: last_seq for stream_id, last_seq in rows}  # noqa: C416 - typed unpacking

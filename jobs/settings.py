@@ -1,0 +1,99 @@
+"""Every setting of the service, read once at the two edges (API, worker) from `TUNESMITH_*`.
+
+The defaults run everything on one machine; a team sets three URLs.
+"""
+
+import secrets
+import socket
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Frozen values; durations in seconds, sizes in bytes."""
+
+    model_config = SettingsConfigDict(env_prefix="TUNESMITH_", frozen=True, extra="ignore")
+
+    data_dir: Path = Field(Path("data"), description="What this host keeps: all of it by default.")
+    database_url: str = Field("", description="SQLAlchemy URL; empty: SQLite in data_dir.")
+    broker_url: str = Field("", description="Celery broker; empty: files in data_dir.")
+    artifacts_url: str = Field("", description="file:// URL of the store; empty: in data_dir.")
+
+    organization: str = Field("local", pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
+    allowed_hosts: list[str] = Field(
+        default=["127.0.0.1", "localhost", "::1"],
+        description='Host headers the API answers to; ["*"] for any.',
+    )
+
+    max_upload_bytes: PositiveInt = 8 << 30
+    max_line_bytes: PositiveInt = 4 << 20
+    max_body_bytes: PositiveInt = 1 << 20
+    max_row_errors: PositiveInt = 100
+
+    heartbeat_seconds: PositiveFloat = 10
+    lease_seconds: PositiveFloat = 60
+    sweep_seconds: PositiveFloat = 5
+    poll_seconds: PositiveFloat = 5
+    stop_grace_seconds: PositiveFloat = 30
+    drain_seconds: PositiveFloat = 300
+    phase_timeout_seconds: PositiveFloat = Field(
+        3600, description="Longest silence of a training process before it counts as hung."
+    )
+    max_crashes: PositiveInt = Field(3, description="Crashes without checkpoint progress between.")
+    max_lost_runs: PositiveInt = Field(20, description="Lost hosts and drains a job may live through.")
+
+    worker_pool: str = "default"
+    worker_gpus: int | None = Field(None, description="GPUs to offer; None: all that are seen.")
+    hub_token: str | None = Field(None, description="The worker's own token for gated base models.")
+
+    @model_validator(mode="after")
+    def _lease_outlives_heartbeats(self) -> Self:
+        if self.lease_seconds < 3 * self.heartbeat_seconds:
+            raise ValueError("lease_seconds must be at least three times heartbeat_seconds")
+        return self
+
+    @property
+    def resolved_database_url(self) -> str:
+        return self.database_url or f"sqlite:///{self.data_dir.resolve() / 'tunesmith.db'}"
+
+    @property
+    def broker_folder(self) -> Path:
+        return self.data_dir.resolve() / "broker"
+
+    @property
+    def artifacts_folder(self) -> Path:
+        if self.artifacts_url:
+            return Path(self.artifacts_url.removeprefix("file://"))
+        return self.data_dir.resolve() / "artifacts"
+
+    @property
+    def admin_key_file(self) -> Path:
+        return self.data_dir / "admin.key"
+
+    @property
+    def server_file(self) -> Path:
+        """Where `tunesmith serve` writes its URL, for the CLI beside it."""
+        return self.data_dir / "server.json"
+
+    @property
+    def runs_folder(self) -> Path:
+        return self.data_dir.resolve() / "runs"
+
+
+def worker_name(settings: Settings) -> str:
+    """This host's lasting name: made once and kept in its data folder."""
+    path = settings.data_dir / "worker.id"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        temporary = path.with_name(f".worker.id.{secrets.token_hex(4)}")
+        temporary.write_text(f"{socket.gethostname()}-{secrets.token_hex(4)}")
+        try:
+            path.hardlink_to(temporary)
+        except FileExistsError:
+            pass
+        finally:
+            temporary.unlink()
+    return path.read_text().strip()
