@@ -6,7 +6,7 @@ Every row that a user can name belongs to a project, but for the base models of 
 import secrets
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, ForeignKey, Index, MetaData, UniqueConstraint
+from sqlalchemy import JSON, BigInteger, ForeignKey, Index, MetaData, UniqueConstraint, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from jobs.states import Intent, JobStatus, RunKind, RunOutcome
@@ -92,7 +92,8 @@ class Model(Base):
 
     __tablename__ = "models"
     id: Mapped[str] = mapped_column(primary_key=True)
-    name: Mapped[str] = mapped_column(unique=True)
+    name: Mapped[str]
+    """Unique among the models that were not removed."""
     project_id: Mapped[str | None] = mapped_column(ForeignKey("projects.id"), index=True)
     job_id: Mapped[str | None] = mapped_column(index=True)
     source: Mapped[str | None]
@@ -103,6 +104,16 @@ class Model(Base):
     attempts: Mapped[int] = mapped_column(default=0)
     owned_by: Mapped[str]
     created_at: Mapped[float]
+    removed_at: Mapped[float | None]
+    __table_args__ = (
+        Index(
+            "uq_models_name",
+            "name",
+            unique=True,
+            sqlite_where=text("removed_at IS NULL"),
+            postgresql_where=text("removed_at IS NULL"),
+        ),
+    )
 
 
 class Job(Base):

@@ -6,7 +6,7 @@ An id of another project is answered like one that does not exist.
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, func, or_, select, tuple_
+from sqlalchemy import ColumnElement, Select, and_, func, or_, select, tuple_
 from sqlalchemy.orm import Session
 
 from jobs.errors import InvalidRequest, NotFound
@@ -70,7 +70,8 @@ def models_of(session: Session, identity: Identity) -> list[Model]:
 
 
 def _visible(identity: Identity) -> ColumnElement[bool]:
-    return or_(Model.project_id.is_(None), Model.project_id == identity.project_id)
+    ours = or_(Model.project_id.is_(None), Model.project_id == identity.project_id)
+    return and_(ours, Model.removed_at.is_(None))
 
 
 def files_page(

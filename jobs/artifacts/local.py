@@ -5,13 +5,14 @@ import os
 import secrets
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from jobs.artifacts.base import Stored
 
 _TEMPORARY = ".incoming"
+_TRIES = 10
 
 
 class LocalWriter:
@@ -34,10 +35,17 @@ class LocalWriter:
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
-        self._target.parent.mkdir(parents=True, exist_ok=True)
-        self._temporary.replace(self._target)
+        self._appear()
         _sync_folder(self._target.parent)
         return Stored(self._key, self._bytes, self._digest.hexdigest())
+
+    def _appear(self) -> None:
+        for _ in range(_TRIES):
+            self._target.parent.mkdir(parents=True, exist_ok=True)
+            with suppress(FileNotFoundError):  # a deletion has just removed the empty folder
+                self._temporary.replace(self._target)
+                return
+        raise FileNotFoundError(self._target.parent)
 
     def discard(self) -> None:
         self._file.close()
