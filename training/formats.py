@@ -1,0 +1,400 @@
+"""The dataset formats: what a row may be, and how a file of rows is checked and read.
+
+`FORMATS` is the table to extend: a check (what is refused, and what would be accepted) and a
+build (from the checked JSON to a frozen row) per format. The API checks uploads with
+`FileChecker` chunk by chunk; training reads the same files with `read_rows`. Light: no torch.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+from training.config import FormatName
+from training.json_lines import (
+    HEAD_BYTES,
+    JsonObject,
+    LineSplitter,
+    RowProblem,
+    binary_kind,
+    read_object,
+    shown,
+)
+from training.row_checks import (
+    INSTRUCT,
+    MESSAGES,
+    PROMPT_COMPLETION,
+    check_conversation,
+    check_instruction,
+    check_prompt_completion,
+)
+
+MAX_LINE_BYTES = 4 << 20
+MAX_ROWS = 10_000_000
+MAX_ERRORS = 100
+_CHUNK_BYTES = 1 << 20
+_MAX_COLUMN_NAMES = 100
+_MAX_SHOWN_KEYS = 10
+_OTHER_COLUMNS = "(others)"
+_BOM = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation. `content` is None only where an assistant calls tools."""
+
+    role: str
+    content: str | None
+    weight: int | None = None
+    """0 keeps an assistant's turn out of the loss; 1 or None trains on it."""
+    name: str | None = None
+    tool_calls: tuple[JsonObject, ...] | None = None
+    tool_call_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    line: int
+    messages: tuple[Message, ...]
+    tools: tuple[JsonObject, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Instruction:
+    line: int
+    instruction: str
+    output: str
+    input: str = ""
+    system: str | None = None
+    """None leaves the template's own system prompt; an empty one removes it."""
+
+
+@dataclass(frozen=True, slots=True)
+class PromptCompletion:
+    line: int
+    prompt: str
+    completion: str
+
+
+Row = Conversation | Instruction | PromptCompletion
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """One dataset format.
+
+    Attributes:
+        keys: The columns every row has, by which the format is recognised.
+        columns: Every column it reads; further ones are counted and ignored.
+        check: Raises `RowProblem` on a row that is not of this format.
+        build: The row at a line number, from JSON that passed `check`.
+        accepted: The shape of a row, in one sentence.
+    """
+
+    keys: frozenset[str]
+    columns: frozenset[str]
+    check: Callable[[JsonObject], None]
+    build: Callable[[int, JsonObject], Row]
+    accepted: str
+
+
+def _conversation(line: int, row: JsonObject) -> Conversation:
+    messages = [_message(message) for message in row["messages"]]
+    if row.get("system") is not None:
+        messages.insert(0, Message("system", row["system"]))
+    return Conversation(line, tuple(messages), _objects(row.get("tools")))
+
+
+def _message(message: JsonObject) -> Message:
+    role = message["role"]
+    return Message(
+        role="system" if role == "developer" else role,
+        content=message.get("content"),
+        weight=message.get("weight"),
+        name=message.get("name"),
+        tool_calls=_objects(message.get("tool_calls")),
+        tool_call_id=message.get("tool_call_id"),
+    )
+
+
+def _objects(value: list[JsonObject] | None) -> tuple[JsonObject, ...] | None:
+    return tuple(value) if value else None
+
+
+def _instruction(line: int, row: JsonObject) -> Instruction:
+    text = row["instruction"], row["output"], row.get("input") or "", row.get("system")
+    return Instruction(line, *text)
+
+
+def _prompt_completion(line: int, row: JsonObject) -> PromptCompletion:
+    return PromptCompletion(line, row["prompt"], row["completion"])
+
+
+FORMATS: Mapping[FormatName, Format] = MappingProxyType(
+    {
+        "messages": Format(
+            keys=frozenset({"messages"}),
+            columns=frozenset({"messages", "tools", "parallel_tool_calls", "system"}),
+            check=check_conversation,
+            build=_conversation,
+            accepted=MESSAGES,
+        ),
+        "instruct": Format(
+            keys=frozenset({"instruction", "output"}),
+            columns=frozenset({"instruction", "output", "input", "system"}),
+            check=check_instruction,
+            build=_instruction,
+            accepted=INSTRUCT,
+        ),
+        "prompt_completion": Format(
+            keys=frozenset({"prompt", "completion"}),
+            columns=frozenset({"prompt", "completion"}),
+            check=check_prompt_completion,
+            build=_prompt_completion,
+            accepted=PROMPT_COMPLETION,
+        ),
+    }
+)
+
+
+def detect_format(row: JsonObject) -> FormatName | None:
+    """The first format in `FORMATS` all of whose keys the row has."""
+    return next((name for name, each in FORMATS.items() if row.keys() >= each.keys), None)
+
+
+@dataclass(frozen=True, slots=True)
+class RowError:
+    """One refused row.
+
+    Attributes:
+        line: Its line in the file, from 1.
+        column: The place in the line, in characters from 1; None where no place is to blame.
+        reason: What is wrong.
+        accepted: What would be accepted, in one sentence.
+    """
+
+    line: int
+    column: int | None
+    reason: str
+    accepted: str
+
+
+@dataclass(frozen=True, slots=True)
+class FileReport:
+    """What a file holds.
+
+    Attributes:
+        format: The given format, else that of the first good row; None if there is none.
+        num_rows: Good rows.
+        num_errors: Refused rows, all of them.
+        errors: The first `max_errors` refused rows.
+        extra_columns: In how many rows each column stands that its format does not read. From
+            the 101st name on they are counted together, as `(others)`.
+    """
+
+    format: FormatName | None
+    num_rows: int
+    num_errors: int
+    errors: tuple[RowError, ...]
+    extra_columns: dict[str, int]
+
+
+class NotText(ValueError):  # noqa: N818 - the noun says it
+    """The file is not text at all, so that no row of it is worth a word."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(f"the file is {kind}, not text; a JSONL file in UTF-8 is accepted")
+
+
+class OverLimit(ValueError):  # noqa: N818 - the noun says it
+    """The file has more rows than may be checked."""
+
+    def __init__(self, max_rows: int) -> None:
+        super().__init__(f"the file has more than {max_rows} rows, the most that is accepted")
+
+
+class DataError(ValueError):
+    """A row that training cannot read."""
+
+    def __init__(self, line: int, reason: str) -> None:
+        super().__init__(f"line {line}: {reason}")
+        self.line = line
+        self.reason = reason
+
+
+class _RowReader:
+    """Reads lines as rows of one format: the given one, else that of the first good row."""
+
+    def __init__(self, name: FormatName | None) -> None:
+        self.name = name
+
+    def read(self, line: bytes) -> tuple[Format, JsonObject]:
+        """The checked row of a line, and its format.
+
+        Raises:
+            RowProblem: The line does not hold a row, or one of another format.
+        """
+        row = read_object(line)
+        name = self.name or detect_format(row)
+        if name is None or not row.keys() >= FORMATS[name].keys:
+            raise self._foreign(row)
+        format = FORMATS[name]
+        format.check(row)
+        if self.name is None:
+            self.name = name
+        return format, row
+
+    def _foreign(self, row: JsonObject) -> RowProblem:
+        found = ", ".join(shown(key) for key in list(row)[:_MAX_SHOWN_KEYS]) or "none"
+        if self.name is None:
+            accepted = " ".join(each.accepted for each in FORMATS.values())
+            return RowProblem(f"no known format has just these keys: {found}", accepted)
+        other = detect_format(row)
+        if other is not None:
+            reason = f"a row of format {other} in a file of format {self.name}"
+        else:
+            missing = ", ".join(sorted(FORMATS[self.name].keys - row.keys()))
+            reason = f"{missing} is missing; the row has the keys: {found}"
+        return RowProblem(reason, FORMATS[self.name].accepted)
+
+
+class FileChecker:
+    """Checks a file that arrives in chunks of any size, in memory that does not grow with it.
+
+    Args:
+        format: What every row must be; None: what the first good row is.
+        max_line_bytes: A longer line is one error, and the next line is read again.
+        max_errors: How many errors are kept; all are counted.
+        max_rows: Lines that may hold something.
+    """
+
+    def __init__(
+        self,
+        *,
+        format: FormatName | None = None,
+        max_line_bytes: int = MAX_LINE_BYTES,
+        max_errors: int = MAX_ERRORS,
+        max_rows: int = MAX_ROWS,
+    ) -> None:
+        self._max_line_bytes = max_line_bytes
+        self._max_errors = max_errors
+        self._max_rows = max_rows
+        self._reader = _RowReader(format)
+        self._splitter = LineSplitter(max_line_bytes)
+        self._head = bytearray()
+        self._num_lines = 0
+        self._num_good = 0
+        self._num_bad = 0
+        self._errors: list[RowError] = []
+        self._extra_columns: dict[str, int] = {}
+
+    def feed(self, chunk: bytes) -> None:
+        """Check the lines that end in `chunk`.
+
+        Raises:
+            NotText: The file is not text; the checker is of no use any more.
+            OverLimit: The file has too many rows; the same.
+        """
+        for start in range(0, len(chunk), _CHUNK_BYTES):
+            piece = chunk[start : start + _CHUNK_BYTES]
+            self._keep_head(piece)
+            for line in self._splitter.feed(piece):
+                self._check(line)
+
+    def finish(self) -> FileReport:
+        """Check the line after the last newline, and report.
+
+        Raises:
+            NotText: As `feed`, for a file that is shorter than what tells.
+            OverLimit: As `feed`.
+        """
+        if len(self._head) < HEAD_BYTES:
+            self._refuse_binary()
+        last = self._splitter.finish()
+        if last:
+            self._check(last)
+        if not self._num_good and not self._num_bad:
+            reason = "the file has no rows" if self._head else "the file is empty"
+            self._note(1, RowProblem(reason, "At least one row."))
+        return FileReport(
+            format=self._reader.name,
+            num_rows=self._num_good,
+            num_errors=self._num_bad,
+            errors=tuple(self._errors),
+            extra_columns=dict(self._extra_columns),
+        )
+
+    def _keep_head(self, piece: bytes) -> None:
+        missing = HEAD_BYTES - len(self._head)
+        if missing:
+            self._head += piece[:missing]
+            if len(self._head) == HEAD_BYTES:
+                self._refuse_binary()
+
+    def _refuse_binary(self) -> None:
+        kind = binary_kind(bytes(self._head))
+        if kind is not None:
+            raise NotText(kind)
+
+    def _check(self, line: bytes) -> None:
+        self._num_lines += 1
+        too_long = len(line) > self._max_line_bytes
+        if self._num_lines == 1:
+            line = line.removeprefix(_BOM)
+        if not too_long and (not line or line.isspace()):
+            return
+        if self._num_good + self._num_bad >= self._max_rows:
+            raise OverLimit(self._max_rows)
+        try:
+            if too_long:
+                raise self._long_line()
+            format, row = self._reader.read(line)
+        except RowProblem as problem:
+            self._note(self._num_lines, problem)
+        else:
+            self._num_good += 1
+            if not row.keys() <= format.columns:
+                self._count_extra_columns(row, format)
+
+    def _long_line(self) -> RowProblem:
+        limit = f"{self._max_line_bytes} bytes"
+        return RowProblem(f"the line is longer than {limit}", f"Lines of at most {limit}.")
+
+    def _note(self, line: int, problem: RowProblem) -> None:
+        self._num_bad += 1
+        if len(self._errors) < self._max_errors:
+            error = RowError(line, problem.column, problem.reason, problem.accepted)
+            self._errors.append(error)
+
+    def _count_extra_columns(self, row: JsonObject, format: Format) -> None:
+        counts = self._extra_columns
+        for key in row:
+            if key in format.columns:
+                continue
+            name = shown(key)[1:-1]
+            if name not in counts and len(counts) >= _MAX_COLUMN_NAMES:
+                name = _OTHER_COLUMNS
+            counts[name] = counts.get(name, 0) + 1
+
+
+def read_rows(path: Path, format: FormatName | None = None) -> Iterator[Row]:
+    """The rows of a file, of lines of any length.
+
+    Raises:
+        DataError: At the first row that is refused, or for a file without rows.
+    """
+    reader = _RowReader(format)
+    empty = True
+    with path.open("rb") as file:
+        for number, raw in enumerate(file, start=1):
+            line = raw.removeprefix(_BOM) if number == 1 else raw
+            if not line or line.isspace():
+                continue
+            empty = False
+            try:
+                format_, row = reader.read(line)
+            except RowProblem as problem:
+                raise DataError(number, problem.reason) from None
+            yield format_.build(number, row)
+    if empty:
+        raise DataError(1, "the file has no rows")

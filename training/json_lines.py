@@ -1,0 +1,301 @@
+"""JSON Lines, strictly: which bytes are a line, and which lines are one JSON object.
+
+Separate from the formats because nothing here knows what a row means. Stricter than `json` and
+`orjson`: a repeated key, NaN, an integer that a double cannot hold or a NUL character is refused
+with its column, where those two would quietly change the data.
+
+Every line is first read by `orjson`, which is fast but keeps only the last of two equal keys and
+rounds long integers. Three tests of the raw bytes prove that it lost nothing (`_read_fast`);
+where they fail, `read_exactly` reads the line again and says what is wrong, if anything.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any, NoReturn
+
+import orjson
+
+MAX_DEPTH = 256
+"""Arrays and objects inside each other; at least what `orjson.dumps` can write."""
+
+JsonObject = dict[str, Any]
+
+_ONE_OBJECT = 'One whole JSON object per line, such as {"prompt": "…", "completion": "…"}.'
+_FROM_ARRAY = f"{_ONE_OBJECT} An array is converted by: jq -c '.[]' OLD > NEW."
+_UTF8 = "Text in UTF-8; an older file is converted by: iconv -f latin1 -t utf-8 OLD > NEW."
+_SHOWN_CHARS = 60
+
+_MAGIC = {
+    b"\x1f\x8b": "gzip",
+    b"PK\x03\x04": "ZIP",
+    b"PAR1": "Parquet",
+    b"ARROW1": "Arrow",
+    b"\x89PNG": "PNG",
+    b"\xff\xd8\xff": "JPEG",
+    b"%PDF": "PDF",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ\x00": "xz",
+    b"7z\xbc\xaf\x27\x1c": "7-Zip",
+    b"\x28\xb5\x2f\xfd": "Zstandard",
+    b"SQLite format 3\x00": "SQLite",
+    b"\x7fELF": "program",
+    b"\xff\xfe": "UTF-16",
+    b"\xfe\xff": "UTF-16",
+}
+_CONTROL_BYTES = bytes({*range(32), 127} - {*b"\t\n\v\f\r\x1b"})
+_MIN_JUDGED_BYTES = 16
+HEAD_BYTES = 1024
+"""What `binary_kind` needs to see of a file."""
+
+
+class RowProblem(ValueError):  # noqa: N818 - `RowError` is what reports carry
+    """Why a row is refused.
+
+    Attributes:
+        reason: What is wrong, in one sentence without a full stop.
+        accepted: What would be accepted, in one sentence.
+        column: Where in the line, counted in characters from 1; None where no place is to blame.
+    """
+
+    def __init__(self, reason: str, accepted: str, column: int | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.accepted = accepted
+        self.column = column
+
+
+class LineSplitter:
+    """Cuts a stream of bytes at newlines, in memory bounded by the longest line it may keep.
+
+    A line beyond `max_line_bytes` is handed over as its first `max_line_bytes + 1` bytes, so its
+    length tells; the rest of it is dropped as it arrives.
+    """
+
+    def __init__(self, max_line_bytes: int) -> None:
+        self._kept_bytes = max_line_bytes + 1
+        self._pending = bytearray()
+
+    def feed(self, chunk: bytes) -> list[bytes]:
+        """The lines that end in `chunk`, without their newlines."""
+        lines = chunk.split(b"\n")
+        rest = lines.pop()
+        if lines and self._pending:
+            self._keep(lines[0])
+            lines[0] = self.finish()
+        self._keep(rest)
+        return lines
+
+    def finish(self) -> bytes:
+        """What follows the last newline."""
+        line = bytes(self._pending)
+        self._pending.clear()
+        return line
+
+    def _keep(self, piece: bytes) -> None:
+        self._pending += piece[: self._kept_bytes - len(self._pending)]
+
+
+def binary_kind(head: bytes) -> str | None:
+    """What a file is, by its first `HEAD_BYTES`, if it is not text; None for text.
+
+    A file counts as binary when it begins as a known kind does, or when more than a tenth of its
+    head are control characters (a stray one is the business of the row it stands in).
+    """
+    for magic, kind in _MAGIC.items():
+        if head.startswith(magic):
+            return kind
+    controls = len(head) - len(head.translate(None, _CONTROL_BYTES))
+    if len(head) >= _MIN_JUDGED_BYTES and controls * 10 > len(head):
+        return "binary"
+    return None
+
+
+def read_object(line: bytes) -> JsonObject:
+    """The object that `line` holds, exactly as written.
+
+    Raises:
+        RowProblem: It holds something else, or something that does not survive reading.
+    """
+    value = _read_fast(line)
+    if value is None:
+        value = read_exactly(line)
+    if not isinstance(value, dict):
+        accepted = _FROM_ARRAY if isinstance(value, list) else _ONE_OBJECT
+        raise RowProblem(f"the row is {kind(value)}, not an object", accepted)
+    return value
+
+
+def kind(value: object) -> str:
+    """What a parsed JSON value is, with its article."""
+    if value is None:
+        return "null"
+    names = {bool: "a boolean", str: "a string", list: "an array", dict: "an object"}
+    return names.get(type(value), "a number")
+
+
+def shown(value: object) -> str:
+    """A parsed JSON value as JSON on one line, shortened, to quote it in a message."""
+    text = json.dumps(value, ensure_ascii=False).encode(errors="backslashreplace").decode()
+    return text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}…"
+
+
+_DIGITS = bytes(ord("0") if chr(byte).isdigit() and byte < 128 else 32 for byte in range(256))
+_LONG_INTEGER = b"0" * 19
+
+
+def _has_long_number(line: bytes) -> bool:
+    """Whether 19 digits stand together, as in every integer beyond 64 bits.
+
+    Any 18 bytes hold two of every ninth, so most lines are settled by looking at those alone.
+    """
+    return b"00" in line[::9].translate(_DIGITS) and _LONG_INTEGER in line.translate(_DIGITS)
+
+
+def _read_fast(line: bytes) -> Any:  # noqa: ANN401 - JSON
+    r"""The value of `line` if it is certain that nothing was lost, else None.
+
+    Written again, the value has two quotes for every string and one for every quote in a string,
+    as the raw line has, unless it spells a quote `\u0022`. A key that came twice makes them differ.
+    """
+    if b"\\u00" in line and (b"\\u0022" in line or b"\\u0000" in line):
+        return None
+    if _has_long_number(line):
+        return None
+    try:
+        value = orjson.loads(line)
+        written = orjson.dumps(value)
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError):  # the latter: nested too deep
+        return None
+    return value if written.count(b'"') == line.count(b'"') else None
+
+
+_STRING = r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?'
+_NESTING = re.compile(rf"{_STRING}|[\[{{]|[\]}}]".encode(), re.DOTALL)
+_ESCAPES = re.compile(
+    r"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+    r"|(?P<surrogate>u[dD][89a-fA-F][0-9a-fA-F]{2})|(?P<nul>u0000)|.)",
+    re.DOTALL,
+)
+
+
+def read_exactly(line: bytes) -> Any:  # noqa: ANN401 - JSON
+    """The value that `line` holds, read slowly by rules that lose nothing.
+
+    Raises:
+        RowProblem: It is not JSON, or holds something that does not survive reading.
+    """
+    text = _decoded(line)
+    _refuse_deep_nesting(line)
+    try:
+        value = _DECODER.decode(text)
+    except json.JSONDecodeError as error:
+        _refuse_syntax(text, error)
+    except _RefusedNumber as error:
+        boundary = rf"(?<![\w.+-]){re.escape(error.token)}(?![\w.])"
+        raise RowProblem(error.reason, error.accepted, _column(text, boundary)) from None
+    _refuse_lossy_escapes(text)
+    return value
+
+
+def _decoded(line: bytes) -> str:
+    try:
+        return line.decode()
+    except UnicodeDecodeError as error:
+        reason = f"byte 0x{line[error.start]:02x} (byte {error.start + 1} of the line) is not UTF-8"
+        raise RowProblem(reason, _UTF8, len(line[: error.start].decode()) + 1) from None
+
+
+def _refuse_deep_nesting(line: bytes) -> None:
+    if line.count(b"[") + line.count(b"{") <= MAX_DEPTH:
+        return
+    depth = 0
+    for match in _NESTING.finditer(line):
+        token = match[0]
+        depth += (token in b"[{") - (token in b"]}")
+        if depth > MAX_DEPTH:
+            column = len(line[: match.start()].decode()) + 1
+            accepted = f"At most {MAX_DEPTH} arrays and objects inside each other."
+            raise RowProblem(f"nested more than {MAX_DEPTH} deep", accepted, column)
+
+
+def _refuse_syntax(text: str, error: json.JSONDecodeError) -> NoReturn:
+    place = text[error.pos : error.pos + 1]
+    message = error.msg[0].lower() + error.msg[1:].removesuffix(" at")
+    if not text[error.pos :].strip() or message.startswith("unterminated"):
+        reason = "the line ends before its JSON does"
+    elif message.startswith("invalid control character"):
+        name = "NUL" if place == "\0" else f"0x{ord(place):02x}"
+        reason = f"a raw {name} character inside a string"
+    elif place == "\0":
+        reason = "a raw NUL character"
+    elif place == "\ufeff":
+        reason = "a byte order mark that is not at the start of the file"
+    else:
+        reason = f"not JSON: {message}"
+    accepted = _FROM_ARRAY if text.lstrip().startswith("[") else _ONE_OBJECT
+    raise RowProblem(reason, accepted, error.pos + 1) from None
+
+
+def _refuse_lossy_escapes(text: str) -> None:
+    r"""Only for valid JSON, where every backslash begins an escape inside a string."""
+    if "\\u" not in text:
+        return
+    for match in _ESCAPES.finditer(text):
+        if match.lastgroup == "nul":
+            reason, accepted = r"a NUL character (\u0000)", "Text without NUL characters."
+        elif match.lastgroup == "surrogate":
+            reason = f"a lone surrogate ({match[0]}), which is half of a character"
+            accepted = r"Both halves together, such as \ud83d\ude00, or the character itself."
+        else:
+            continue
+        raise RowProblem(reason, accepted, match.start() + 1)
+
+
+def _column(text: str, token: str) -> int | None:
+    """Where `token` (a pattern) first stands outside of strings, in characters from 1."""
+    matches: Iterator[re.Match[str]] = re.finditer(rf"{_STRING}|(?P<token>{token})", text)
+    return next((match.start() + 1 for match in matches if match["token"]), None)
+
+
+class _RefusedNumber(Exception):  # noqa: N818 - never leaves this module
+    def __init__(self, token: str, reason: str, accepted: str) -> None:
+        super().__init__(reason)
+        self.token, self.reason, self.accepted = token, reason, accepted
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> JsonObject:
+    result: JsonObject = {}
+    for key, value in pairs:
+        if key in result:
+            raise RowProblem(f"the key {shown(key)} comes twice", "Each key once per object.")
+        result[key] = value
+    return result
+
+
+def _refuse_constant(token: str) -> NoReturn:
+    accepted = "Finite numbers, null, or a string; JSON has no NaN or Infinity."
+    raise _RefusedNumber(token, f"{token} is not a JSON number", accepted)
+
+
+def _integer(token: str) -> int:
+    if len(token) > 20 or not -(2**63) <= int(token) < 2**64:
+        reason = f"an integer of {len(token.lstrip('-'))} digits does not fit 64 bits"
+        raise _RefusedNumber(token, reason, "Integers of 64 bits, or a string of digits.")
+    return int(token)
+
+
+def _finite(token: str) -> float:
+    value = float(token)
+    if value in {float("inf"), float("-inf")}:
+        reason = f"the number {shown(token)[1:-1]} is beyond a double"
+        raise _RefusedNumber(token, reason, "Numbers up to 1.79e308, or a string.")
+    return value
+
+
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_without_repeats,
+    parse_constant=_refuse_constant,
+    parse_int=_integer,
+    parse_float=_finite,
+)
