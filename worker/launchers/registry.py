@@ -1,0 +1,8 @@
+"""Every way to start a training process, by name."""
+
+from collections.abc import Mapping
+
+from worker.launchers.base import Launcher
+from worker.launchers.local import LocalLauncher
+
+LAUNCHERS: Mapping[str, type[Launcher]] = {"local": LocalLauncher}
