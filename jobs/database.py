@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, func, literal_column, select, text
+from sqlalchemy import Connection, Engine, create_engine, event, extract, func, select, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.orm import Session
 
@@ -55,12 +55,18 @@ class Database:
         self._engine.dispose()
 
 
+def lock_for_migration(connection: Connection) -> None:
+    """Let one process at a time migrate; the next one finds nothing left to do."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(select(func.pg_advisory_xact_lock(_LOCK + 1)))
+
+
 def now(session: Session) -> float:
     """The database's clock, in Unix seconds: one clock for all hosts."""
     if session.get_bind().dialect.name == "sqlite":
         clock: Any = (func.julianday("now") - 2440587.5) * 86400.0
     else:
-        clock = func.extract(literal_column("epoch"), func.clock_timestamp())
+        clock = extract("epoch", func.clock_timestamp())
     return float(session.execute(select(clock)).scalar_one())
 
 

@@ -6,10 +6,12 @@ Every row that a user can name belongs to a project, but for the base models of 
 import secrets
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, ForeignKey, Index, MetaData, UniqueConstraint, text
+from sqlalchemy import JSON, BigInteger, ForeignKey, Index, MetaData, String, UniqueConstraint, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from jobs.identity import Role
 from jobs.states import Intent, JobStatus, RunKind, RunOutcome
+from training.config import FormatName
 
 Json = dict[str, Any]
 
@@ -33,6 +35,8 @@ class Base(DeclarativeBase):
         dict[str, Any]: JSON(none_as_null=True),
         list[Any]: JSON(none_as_null=True),
         int: BigInteger,
+        Role: String,
+        FormatName: String,
     }
 
 
@@ -58,7 +62,7 @@ class ApiKey(Base):
     id: Mapped[str] = mapped_column(primary_key=True)
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), index=True)
     name: Mapped[str]
-    role: Mapped[str]
+    role: Mapped[Role]
     sha256: Mapped[str] = mapped_column(unique=True)
     last4: Mapped[str]
     created_at: Mapped[float]
@@ -168,7 +172,7 @@ class JobFile(Base):
     position: Mapped[int] = mapped_column(primary_key=True)
     file_id: Mapped[str] = mapped_column(ForeignKey("files.id"), index=True)
     sha256: Mapped[str]
-    format: Mapped[str]
+    format: Mapped[FormatName]
     weight: Mapped[float]
 
 

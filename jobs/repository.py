@@ -123,7 +123,7 @@ def _page(
 ) -> Page[Any]:
     position = tuple_(table.created_at, table.id)
     if cursor is not None:
-        edge = tuple_(cursor.created_at, cursor.id)  # type: ignore[arg-type]
+        edge = tuple_(cursor.created_at, cursor.id)
         query = query.where(position < edge if descending else position > edge)
     columns = (table.created_at, table.id)
     ordered = query.order_by(*(c.desc() if descending else c.asc() for c in columns))
@@ -176,7 +176,9 @@ def open_job_using(session: Session, model_id: str) -> Job | None:
 def jobs_ahead(session: Session, job: Job) -> int:
     """Queued jobs of the pool that come before this one when nobody has anything running."""
     earlier = tuple_(-Job.priority, Job.queued_at, Job.id) < tuple_(
-        -job.priority, job.queued_at, job.id  # type: ignore[arg-type]
+        -job.priority,
+        job.queued_at,
+        job.id,
     )
     query = select(func.count()).where(
         Job.status == JobStatus.QUEUED, Job.pool == job.pool, earlier

@@ -43,7 +43,7 @@ def add(session: Session, identity: Identity, request: ModelRequest) -> Model:
     return model
 
 
-def _taken(name: str) -> Select[tuple[str]]:
+def _taken(name: str) -> Select[str]:
     return select(Model.id).where(Model.name == name, Model.removed_at.is_(None))
 
 

@@ -49,9 +49,7 @@ def echoed(training: TrainingConfig) -> dict[str, int | float]:
     return {
         "n_epochs": int(epochs) if epochs.is_integer() else epochs,
         "batch_size": training.effective_batch_size,
-        "learning_rate_multiplier": round(
-            optimization.learning_rate / _default_rate(training), 12
-        ),
+        "learning_rate_multiplier": round(optimization.learning_rate / _default_rate(training), 12),
     }
 
 
@@ -62,7 +60,9 @@ def _asked(request: JobRequest) -> tuple[Hyperparameters, str]:
     new = method.supervised.hyperparameters
     for key in Hyperparameters.model_fields:
         if old is not None and "auto" not in (getattr(old, key), getattr(new, key)):
-            _agree(f"hyperparameters.{key}", getattr(old, key), f"{_METHOD}.{key}", getattr(new, key))
+            _agree(
+                f"hyperparameters.{key}", getattr(old, key), f"{_METHOD}.{key}", getattr(new, key)
+            )
     if old is None:
         return new, _METHOD
     chosen = {k: v for k, v in old.model_dump().items() if v != "auto"}
@@ -103,22 +103,22 @@ def _batch(asked: Hyperparameters, training: TrainingConfig, prefix: str) -> dic
     optimization = training.optimization
     given = optimization.model_fields_set
     device, accumulation = "per_device_train_batch_size", "gradient_accumulation_steps"
+    size, steps = optimization.per_device_train_batch_size, optimization.gradient_accumulation_steps
     if device in given and accumulation in given:
         _agree(
             f"{prefix}.batch_size",
             asked.batch_size,
-            f"{_TRAINING}.{device} × {accumulation}",
+            f"{_TRAINING}.{device} * {accumulation}",
             training.effective_batch_size,
         )
-        return {}
-    if device in given:
-        size = optimization.per_device_train_batch_size
-        return {accumulation: _divided(asked.batch_size, size, prefix, device)}
-    if accumulation in given:
-        steps = optimization.gradient_accumulation_steps
-        return {device: _divided(asked.batch_size, steps, prefix, accumulation)}
-    size = next(n for n in range(_LARGEST_DEVICE_BATCH, 0, -1) if asked.batch_size % n == 0)
-    return {device: size, accumulation: asked.batch_size // size}
+    elif device in given:
+        steps = _divided(asked.batch_size, size, prefix, device)
+    elif accumulation in given:
+        size = _divided(asked.batch_size, steps, prefix, accumulation)
+    else:
+        size = next(n for n in range(_LARGEST_DEVICE_BATCH, 0, -1) if asked.batch_size % n == 0)
+        steps = asked.batch_size // size
+    return {device: size, accumulation: steps}
 
 
 def _divided(batch_size: int, by: int, prefix: str, key: str) -> int:
@@ -131,15 +131,13 @@ def _divided(batch_size: int, by: int, prefix: str, key: str) -> int:
     return batch_size // by
 
 
-def _learning_rate(
-    asked: Hyperparameters, training: TrainingConfig, prefix: str
-) -> dict[str, Any]:
+def _learning_rate(asked: Hyperparameters, training: TrainingConfig, prefix: str) -> dict[str, Any]:
     if asked.learning_rate_multiplier == "auto":
         return {}
     rate = asked.learning_rate_multiplier * _default_rate(training)
     if training.optimization.learning_rate is not None:
         _agree(
-            f"{prefix}.learning_rate_multiplier × {_default_rate(training)}",
+            f"{prefix}.learning_rate_multiplier * {_default_rate(training)}",
             rate,
             f"{_TRAINING}.learning_rate",
             training.optimization.learning_rate,

@@ -62,9 +62,7 @@ def checkpoints(
     return checkpoints_page(session, job, after=after, limit=limit)
 
 
-def checkpoint(
-    session: Session, identity: Identity, job_id: str, checkpoint_id: str
-) -> Checkpoint:
+def checkpoint(session: Session, identity: Identity, job_id: str, checkpoint_id: str) -> Checkpoint:
     """One checkpoint of a job; raises NotFound."""
     job = job_of(session, identity, job_id)
     found = session.get(Checkpoint, checkpoint_id)

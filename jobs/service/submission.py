@@ -148,9 +148,7 @@ def _check_format(training: TrainingConfig, inputs: Sequence[_Input]) -> None:
             )
 
 
-def _resolve(
-    request: JobRequest, facts: ModelFacts, inputs: Sequence[_Input]
-) -> TrainingConfig:
+def _resolve(request: JobRequest, facts: ModelFacts, inputs: Sequence[_Input]) -> TrainingConfig:
     rows = sum((i.file.num_rows or 0) * i.weight for i in inputs if i.role == "training")
     return resolved(
         merged(request), num_rows=max(1, round(rows)), context_length=facts.context_length

@@ -1,0 +1,188 @@
+"""The sweep that loses nothing: rings for waiting jobs, closes expired leases, removes leftovers.
+
+A thread in every API and worker process; each of its steps is a guarded write, so several may
+sweep at once. A lease is closed only when two sweeps saw the same expiry, and nothing is closed
+for one lease time after a first sweep, a sleep of the machine, an outage of the database or a
+step of its clock: a worker that could not renew gets the time to do so.
+"""
+
+import logging
+import random
+import threading
+import time
+
+from sqlalchemy import Select, select
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from jobs.artifacts.base import ArtifactStore
+from jobs.database import Database, now
+from jobs.models import Artifact, Checkpoint, File, Job, JobFile, Model, Run
+from jobs.queue import Bell
+from jobs.service.catalogue import PENDING
+from jobs.service.endings import close_expired
+from jobs.settings import Settings
+from jobs.states import OPEN, JobStatus
+
+_LOG = logging.getLogger(__name__)
+_BATCH = 100
+_LEFTOVER_SECONDS = 24 * 3600
+
+
+class Rescue:
+    """One sweeping thread; `sweep` can be called by itself, too."""
+
+    def __init__(
+        self, database: Database, settings: Settings, bell: Bell, store: ArtifactStore
+    ) -> None:
+        self._database = database
+        self._settings = settings
+        self._bell = bell
+        self._store = store
+        self._seen: dict[str, float] = {}
+        self._clock = _Clock(settings.lease_seconds, settings.sweep_seconds)
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="rescue", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def sweep(self) -> None:
+        """One pass over everything that may need help."""
+        self._close_expired_leases()
+        self._ring_for_waiting()
+        self._purge_files()
+        self._purge_checkpoints()
+        self._clean_ended_runs()
+        self._store.remove_leftovers(_LEFTOVER_SECONDS)
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                self.sweep()
+            except (SQLAlchemyError, OSError) as error:
+                self._clock.restart()
+                _LOG.warning("the sweep failed and is tried again: %s", error)
+            self._stopping.wait(self._settings.sweep_seconds * random.uniform(0.8, 1.2))  # noqa: S311
+
+    def _close_expired_leases(self) -> None:
+        with self._database.reading() as session:
+            at = now(session)
+            query = select(Run.id, Run.lease_expires_at).where(
+                Run.ended_at.is_(None), Run.lease_expires_at < at
+            )
+            expired = dict(session.execute(query).tuples().all())
+        ripe = self._clock.trusts(at)
+        for run_id, expires_at in expired.items():
+            if ripe and self._seen.get(run_id) == expires_at:
+                with self._database.writing() as session:
+                    if close_expired(session, run_id, expires_at, self._settings):
+                        _LOG.warning("closed run %s, whose lease has expired", run_id)
+        self._seen = expired
+
+    def _ring_for_waiting(self) -> None:
+        with self._database.reading() as session:
+            pools = set(
+                session.scalars(
+                    select(Job.pool).where(Job.status == JobStatus.QUEUED).distinct().limit(_BATCH)
+                )
+            )
+            if session.scalar(_pending_model()) is not None:
+                pools.add(self._settings.worker_pool)
+        for pool in pools:
+            self._bell.ring(pool)
+
+    def _purge_files(self) -> None:
+        """Delete the bytes of hidden files that no open job refers to."""
+        needed = select(JobFile.file_id).join(Job).where(Job.status.in_(OPEN))
+        with self._database.writing() as session:
+            query = select(File).where(
+                File.deleted_at.is_not(None), File.purged_at.is_(None), File.id.not_in(needed)
+            )
+            files = list(session.scalars(query.limit(_BATCH)))
+            for file in files:
+                file.purged_at = now(session)
+        for file in files:
+            self._store.delete(file.artifact_key)
+
+    def _purge_checkpoints(self) -> None:
+        """Delete the bytes of hidden checkpoints, one lease after they were hidden."""
+        with self._database.writing() as session:
+            at = now(session)
+            query = select(Checkpoint).where(
+                Checkpoint.deleted_at < at - self._settings.lease_seconds,
+                Checkpoint.purged_at.is_(None),
+            )
+            checkpoints = list(session.scalars(query.limit(_BATCH)))
+            for checkpoint in checkpoints:
+                checkpoint.purged_at = at
+        for checkpoint in checkpoints:
+            self._delete_below(f"{checkpoint.key_prefix}/", keep=set())
+
+    def _clean_ended_runs(self) -> None:
+        """Delete what a run has stored and no row names: it ended between upload and commit."""
+        with self._database.writing() as session:
+            at = now(session)
+            query = select(Run).where(
+                Run.ended_at < at - self._settings.lease_seconds,
+                Run.cleaned_at.is_(None),
+                Run.job_id.is_not(None),
+            )
+            runs = list(session.scalars(query.limit(_BATCH)))
+            named = {run.id: _named_keys(session, run) for run in runs}
+            for run in runs:
+                run.cleaned_at = at
+        for run in runs:
+            self._delete_below(f"jobs/{run.job_id}/attempt-{run.attempt}/", keep=named[run.id])
+
+    def _delete_below(self, prefix: str, *, keep: set[str]) -> None:
+        for key in list(self._store.keys(prefix)):
+            if key not in keep:
+                self._store.delete(key)
+
+
+class _Clock:
+    """Tells when expiries can be believed: after a lease time without any disturbance."""
+
+    def __init__(self, lease_seconds: float, sweep_seconds: float) -> None:
+        self._lease_seconds = lease_seconds
+        self._tolerance_seconds = max(sweep_seconds, 1.0)
+        self._quiet_since = time.monotonic()
+        self._offset: float | None = None
+
+    def restart(self) -> None:
+        self._quiet_since = time.monotonic()
+
+    def trusts(self, database_time: float) -> bool:
+        monotonic = time.monotonic()
+        offset = database_time - monotonic
+        if self._offset is not None and abs(offset - self._offset) > self._tolerance_seconds:
+            self.restart()
+        self._offset = offset
+        return monotonic - self._quiet_since >= self._lease_seconds
+
+
+def _pending_model() -> Select[str]:
+    return select(Model.id).where(Model.status == PENDING, Model.removed_at.is_(None)).limit(1)
+
+
+def _named_keys(session: Session, run: Run) -> set[str]:
+    artifacts = session.scalars(select(Artifact.key).where(Artifact.job_id == run.job_id))
+    checkpoints = session.scalars(
+        select(Checkpoint).where(
+            Checkpoint.job_id == run.job_id,
+            Checkpoint.attempt == run.attempt,
+            Checkpoint.purged_at.is_(None),
+        )
+    )
+    files = {
+        f"{checkpoint.key_prefix}/{entry['path']}"
+        for checkpoint in checkpoints
+        for entry in checkpoint.manifest["files"]
+    }
+    return files | set(artifacts)
