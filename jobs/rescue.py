@@ -21,6 +21,7 @@ from jobs.models import Artifact, Checkpoint, File, Job, JobFile, Model, Run
 from jobs.queue import Bell
 from jobs.service.catalogue import PENDING
 from jobs.service.endings import close_expired
+from jobs.service.limits import fail_overdue
 from jobs.settings import Settings
 from jobs.states import OPEN, JobStatus
 
@@ -55,6 +56,7 @@ class Rescue:
     def sweep(self) -> None:
         """One pass over everything that may need help."""
         self._close_expired_leases()
+        self._fail_overdue_jobs()
         self._ring_for_waiting()
         self._purge_files()
         self._purge_checkpoints()
@@ -84,6 +86,11 @@ class Rescue:
                     if close_expired(session, run_id, expires_at, self._settings):
                         _LOG.warning("closed run %s, whose lease has expired", run_id)
         self._seen = expired
+
+    def _fail_overdue_jobs(self) -> None:
+        with self._database.writing() as session:
+            for job_id in fail_overdue(session):
+                _LOG.warning("failed job %s, which is over a limit of its own", job_id)
 
     def _ring_for_waiting(self) -> None:
         with self._database.reading() as session:

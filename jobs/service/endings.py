@@ -118,7 +118,7 @@ def _settle_job(session: Session, job: Job, ending: Ending, settings: Settings) 
     if status == JobStatus.SUCCEEDED:
         _succeed(session, job, ending)
     elif status == JobStatus.FAILED:
-        _fail(session, job, ending, exhausted=exhausted)
+        fail(session, job, _reason(job, ending, exhausted=exhausted))
     else:
         _go_on(session, job, ending, status)
     return status
@@ -170,16 +170,22 @@ def _succeed(session: Session, job: Job, ending: Ending) -> None:
     move(session, job, JobStatus.SUCCEEDED, f"New fine-tuned model created: {job.fine_tuned_model}")
 
 
-def _fail(session: Session, job: Job, ending: Ending, *, exhausted: bool) -> None:
+def fail(session: Session, job: Job, failure: Failure) -> None:
+    """End a locked job as failed."""
+    error = failure.model_dump()
+    job.error = error
+    job.finished_at = now(session)
+    move(session, job, JobStatus.FAILED, failure.message, level="error", data={"error": error})
+
+
+def _reason(job: Job, ending: Ending, *, exhausted: bool) -> Failure:
     failure = ending.failure or Failure(
         code="unknown", message="the run ended without saying why", fault="infrastructure"
     )
-    error = failure.model_dump()
-    if exhausted:
-        error["message"] = f"{failure.message} (given up after {job.attempt} attempts)"
-    job.error = error
-    job.finished_at = now(session)
-    move(session, job, JobStatus.FAILED, error["message"], level="error", data={"error": error})
+    if not exhausted:
+        return failure
+    message = f"{failure.message} (given up after {job.attempt} attempts)"
+    return failure.model_copy(update={"message": message, "remedy": None})
 
 
 def _go_on(session: Session, job: Job, ending: Ending, status: JobStatus) -> None:

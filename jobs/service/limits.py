@@ -1,0 +1,56 @@
+"""The limits a job was given: one that has waited or run for too long is failed.
+
+A running job fails at once; its run sees that the job has ended and stops its processes.
+"""
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from jobs.database import now
+from jobs.models import Job, Run
+from jobs.service.endings import fail
+from jobs.states import JobStatus
+from training.events import Failure
+
+_BATCH = 100
+
+
+def fail_overdue(session: Session) -> list[str]:
+    """Fail every job that is over a limit of its own; the ids of those."""
+    at = now(session)
+    pending = Job.limits["max_pending_seconds"].as_float()
+    runtime = Job.limits["max_runtime_seconds"].as_float()
+    used = (
+        select(func.sum(func.coalesce(Run.ended_at, at) - Run.started_at))
+        .where(Run.job_id == Job.id)
+        .scalar_subquery()
+    )
+    waited = select(Job).where(Job.status == JobStatus.QUEUED, at - Job.queued_at > pending)
+    ran = select(Job).where(Job.status == JobStatus.RUNNING, used > runtime)
+    overdue = [
+        *((job, _waited(job)) for job in session.scalars(waited.limit(_BATCH).with_for_update())),
+        *((job, _ran(job)) for job in session.scalars(ran.limit(_BATCH).with_for_update())),
+    ]
+    for job, failure in overdue:
+        fail(session, job, failure)
+    return [job.id for job, _ in overdue]
+
+
+def _waited(job: Job) -> Failure:
+    return Failure(
+        code="max_pending_exceeded",
+        message=f"the job waited longer than {job.limits['max_pending_seconds']} seconds",
+        param="limits.max_pending_seconds",
+        fault="resources",
+        remedy="raise the limit, or add a worker to the pool",
+    )
+
+
+def _ran(job: Job) -> Failure:
+    return Failure(
+        code="max_runtime_exceeded",
+        message=f"the job ran longer than {job.limits['max_runtime_seconds']} seconds",
+        param="limits.max_runtime_seconds",
+        fault="spec",
+        remedy="raise the limit, or ask for fewer steps",
+    )
