@@ -1,0 +1,247 @@
+"""`submit`, and the verbs that look at a job, stop it, or fetch what it made."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.client import Client, Json, connect, job_path
+from cli.download import download_folder
+from cli.errors import CliError
+from cli.follow import follow, stream
+from cli.identifiers import checkpoint_id, job_id
+from cli.progress import job_view
+from cli.progress import numbers as progress_numbers
+from cli.render import (
+    Output,
+    OutputOption,
+    duration,
+    hint,
+    moment,
+    number,
+    print_fields,
+    print_json,
+    print_table,
+    size,
+)
+from cli.submission import read_job_file, with_uploads
+
+JobArgument = Annotated[str, typer.Argument(metavar="ID", help="A job, or its first characters.")]
+WaitOption = Annotated[bool, typer.Option("--wait", help="Follow it; fail unless it succeeds.")]
+LimitOption = Annotated[int, typer.Option(min=1, help="How many, the newest.")]
+
+_EXIT_NOT_SUCCEEDED = 1
+_EXIT_INTERRUPTED = 130
+_TERMINAL = frozenset({"succeeded", "failed", "cancelled"})
+
+
+def submit(
+    file: Annotated[Path, typer.Argument(help="A job as JSON; its data files may be local paths.")],
+    *,
+    wait: WaitOption = False,
+) -> None:
+    """Send a job; with --wait, follow it to its end."""
+    with connect() as client:
+        body = with_uploads(client, read_job_file(file), file.parent)
+        job = client.post("/fine_tuning/jobs", body)
+        typer.echo(job["id"])
+        if wait:
+            _follow_to_the_end(client, job["id"])
+        else:
+            _suggest(job["id"], "job {} --wait", "logs -f {}", "cancel {}", "download {}")
+
+
+def jobs(
+    limit: LimitOption = 20,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """List the newest jobs."""
+    with connect() as client:
+        page = client.get("/fine_tuning/jobs", limit=limit)["data"]
+    if output is Output.JSON:
+        print_json(page)
+        return
+    columns = ("ID", "STATUS", "MODEL", "SUFFIX", "PROGRESS", "CREATED")
+    print_table(columns, [_job_row(job) for job in page])
+
+
+def job(
+    id: JobArgument,
+    *,
+    wait: WaitOption = False,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Show one job; with --wait, follow it to its end first."""
+    with connect() as client:
+        whole_id = job_id(client, id)
+        if wait:
+            _follow_to_the_end(client, whole_id)
+        found = client.get(job_path(whole_id))
+    if output is Output.JSON:
+        print_json(found)
+    else:
+        print_fields(_job_fields(found))
+
+
+def logs(
+    id: JobArgument,
+    *,
+    follow_on: Annotated[
+        bool,
+        typer.Option("--follow", "-f", help="Go on to the job's end; fail unless it succeeds."),
+    ] = False,
+) -> None:
+    """Print what the training process wrote."""
+    with connect() as client:
+        whole_id = job_id(client, id)
+        if not follow_on:
+            with client.stream(job_path(whole_id, "/logs")) as response:
+                for text in response.iter_text():
+                    typer.echo(text, nl=False)
+            return
+        for event in stream(client, whole_id, types="log"):
+            if event.type == "log":
+                typer.echo(event.data["message"], nl=False)
+            elif event.type == "end":
+                _exit_by(event.data)
+
+
+def events(
+    id: JobArgument,
+    limit: LimitOption = 50,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """List a job's messages and metrics, the newest last."""
+    with connect() as client:
+        page = client.get(job_path(job_id(client, id), "/events"), limit=limit)["data"]
+    if output is Output.JSON:
+        print_json(page)
+        return
+    columns = ("TIME", "LEVEL", "TYPE", "MESSAGE")
+    rows = [(moment(e["created_at"]), e["level"], e["type"], e["message"]) for e in reversed(page)]
+    print_table(columns, rows)
+
+
+def cancel(id: JobArgument) -> None:
+    """Stop a job for good."""
+    with connect() as client:
+        cancelled = client.post(job_path(job_id(client, id), "/cancel"))
+    typer.echo(f"{cancelled['id']} {cancelled['status']}")
+
+
+def checkpoints(
+    id: JobArgument,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """List a job's checkpoints, the newest first."""
+    with connect() as client:
+        found = list(client.pages(job_path(job_id(client, id), "/checkpoints"), limit=100))
+    if output is Output.JSON:
+        print_json(found)
+        return
+    columns = ("ID", "STEP", "LOSS", "VALID LOSS", "SIZE", "CREATED")
+    print_table(columns, [_checkpoint_row(checkpoint) for checkpoint in found])
+
+
+def download(
+    id: JobArgument,
+    *,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="A checkpoint's step or id, instead of the result.")
+    ] = None,
+    folder: Annotated[
+        Path | None, typer.Option("-o", "--output-dir", metavar="DIR", help="Default: its name.")
+    ] = None,
+) -> None:
+    """Fetch the adapter, check its sha256, and unpack it; it goes on where it broke off."""
+    with connect() as client:
+        found = client.get(job_path(job_id(client, id)))
+        params = {}
+        if checkpoint is not None:
+            saved = client.pages(job_path(found["id"], "/checkpoints"), limit=100)
+            params["checkpoint"] = checkpoint_id(saved, checkpoint)
+        elif found["status"] in _TERMINAL and not found.get("adapter"):
+            raise CliError(f"{found['id']} is {found['status']} and has no adapter")
+        target = folder or Path(_folder_name(found, checkpoint))
+        remote = download_folder(client, job_path(found["id"], "/adapter"), params, target)
+    typer.echo(target)
+    hint(f"{size(remote.bytes)}, sha256 {remote.sha256} verified. To use it:")
+    hint(f'  PeftModel.from_pretrained(base_model, "{target}")')
+
+
+def _folder_name(job: Json, checkpoint: str | None) -> str:
+    stem = job.get("suffix") or job["id"][:14]
+    return f"{stem}-adapter" + (f"-{checkpoint}" if checkpoint else "")
+
+
+def _follow_to_the_end(client: Client, whole_id: str) -> None:
+    """Show a job until it ends; return only when it succeeded."""
+    try:
+        with job_view() as view:
+            ended = follow(client, whole_id, view)
+    except KeyboardInterrupt:
+        hint(f"The job goes on. To stop it: tunesmith cancel {whole_id}")
+        raise typer.Exit(_EXIT_INTERRUPTED) from None
+    hint(_how_it_ended(ended))
+    if ended["status"] == "succeeded":
+        _suggest(whole_id, "download {}")
+    _exit_by(ended)
+
+
+def _exit_by(job: Json) -> None:
+    if job["status"] != "succeeded":
+        raise typer.Exit(_EXIT_NOT_SUCCEEDED)
+
+
+def _how_it_ended(job: Json) -> str:
+    error = job.get("error") or {}
+    told = [f"{job['id']} {job['status']}", error.get("message"), error.get("remedy")]
+    return ": ".join(part for part in told if part)
+
+
+def _suggest(whole_id: str, *commands: str) -> None:
+    hint("Next:")
+    for command in commands:
+        hint(f"  tunesmith {command.format(whole_id)}")
+
+
+def _job_row(job: Json) -> tuple[object, ...]:
+    done = progress_numbers(job.get("progress") or {}) if job["status"] == "running" else ""
+    return (
+        job["id"], job["status"], job["model"], job.get("suffix"), done, moment(job["created_at"])
+    )  # fmt: skip
+
+
+def _job_fields(job: Json) -> list[tuple[str, object]]:
+    adapter, error = job.get("adapter") or {}, job.get("error") or {}
+    ended, began = job.get("finished_at"), job.get("started_at")
+    queue = job.get("queue") or {}
+    return [
+        ("id", job["id"]),
+        ("status", job["status"]),
+        ("queue", f"{queue['position']} ahead" if "position" in queue else None),
+        ("phase", job.get("phase") if job["status"] == "running" else None),
+        ("progress", progress_numbers(job.get("progress") or {})),
+        ("model", job["model"]),
+        ("training file", job["training_file"]),
+        ("fine-tuned", job.get("fine_tuned_model")),
+        ("tokens", job.get("trained_tokens")),
+        ("created", moment(job["created_at"])),
+        ("took", duration(ended - began) if ended and began else None),
+        ("attempt", job.get("attempt")),
+        ("adapter", f"{size(adapter['bytes'])}, sha256 {adapter['sha256']}" if adapter else None),
+        ("error", error.get("message")),
+        ("remedy", error.get("remedy")),
+    ]
+
+
+def _checkpoint_row(checkpoint: Json) -> tuple[object, ...]:
+    metrics = checkpoint["metrics"]
+    return (
+        checkpoint["id"],
+        checkpoint["step_number"],
+        number(metrics.get("train_loss")),
+        number(metrics.get("valid_loss")),
+        size(checkpoint.get("bytes")),
+        moment(checkpoint["created_at"]),
+    )
