@@ -10,7 +10,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, extract, func, select, text
+from sqlalchemy import Connection, Engine, Select, create_engine, event, extract, func, select, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.orm import Session
 
@@ -70,12 +70,18 @@ def lock_for_migration(connection: Connection) -> None:
 
 
 def now(session: Session) -> float:
-    """The database's clock, in Unix seconds: one clock for all hosts."""
-    if session.get_bind().dialect.name == "sqlite":
-        clock: Any = (func.julianday("now") - 2440587.5) * 86400.0
-    else:
-        clock = extract("epoch", func.clock_timestamp())
-    return float(session.execute(select(clock)).scalar_one())
+    """When this transaction first asked, by the database's clock: one clock for all hosts."""
+    if "now" not in session.info:
+        clock = _CLOCKS[session.get_bind().dialect.name]
+        session.info["now"] = float(session.execute(clock).scalar_one())
+    at: float = session.info["now"]
+    return at
+
+
+_CLOCKS: dict[str, Select[Any]] = {
+    "sqlite": select((func.julianday("now") - 2440587.5) * 86400.0),
+    "postgresql": select(extract("epoch", func.clock_timestamp())),
+}
 
 
 def _server_engine(url: str) -> Engine:

@@ -6,7 +6,17 @@ Every row that a user can name belongs to a project, but for the base models of 
 import secrets
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, ForeignKey, Index, MetaData, String, UniqueConstraint, text
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    ForeignKey,
+    Index,
+    MetaData,
+    String,
+    Table,
+    UniqueConstraint,
+    text,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from jobs.identity import Role
@@ -38,6 +48,11 @@ class Base(DeclarativeBase):
         Role: String,
         FormatName: String,
     }
+
+
+def table_of(model: type[Base]) -> Table:
+    """The bare table: statements over it skip the unit of work, for rows that come in numbers."""
+    return Base.metadata.tables[model.__tablename__]
 
 
 class Organization(Base):

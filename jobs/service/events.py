@@ -8,12 +8,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import bindparam, insert, select, update
 from sqlalchemy.orm import Session
 
 from jobs.database import now
 from jobs.identity import Identity
-from jobs.models import Event, EventCounter, new_id
+from jobs.models import Event, EventCounter, new_id, table_of
 from jobs.pages import Page
 from jobs.repository import events_page, job_of
 from training.events import Level
@@ -34,26 +34,36 @@ class Draft:
     step: int | None = None
 
 
-def open_stream(session: Session, stream_id: str) -> None:
+def open_stream(session: Session, stream_id: str, drafts: Sequence[Draft] = ()) -> None:
     """Begin the sequence of a job or model; once, in the transaction that makes it."""
-    session.add(EventCounter(stream_id=stream_id, last_seq=0))
-    session.flush()
+    session.execute(_OPEN, {"stream_id": stream_id, "last_seq": len(drafts)})
+    _insert(session, stream_id, 1, drafts)
 
 
 def append(session: Session, stream_id: str, drafts: Sequence[Draft]) -> None:
     """Give the drafts the next numbers, in order."""
     if not drafts:
         return
-    last_seq = session.execute(
-        update(EventCounter)
-        .where(EventCounter.stream_id == stream_id)
-        .values(last_seq=EventCounter.last_seq + len(drafts))
-        .returning(EventCounter.last_seq)
-    ).scalar_one()
+    last_seq = session.execute(_ADVANCE, {"stream": stream_id, "count": len(drafts)}).scalar_one()
+    _insert(session, stream_id, last_seq - len(drafts) + 1, drafts)
+
+
+_OPEN = insert(table_of(EventCounter))
+_ADVANCE = (
+    update(table_of(EventCounter))
+    .where(EventCounter.stream_id == bindparam("stream"))
+    .values(last_seq=EventCounter.last_seq + bindparam("count"))
+    .returning(EventCounter.last_seq)
+)
+_INSERT = insert(table_of(Event))
+
+
+def _insert(session: Session, stream_id: str, first: int, drafts: Sequence[Draft]) -> None:
+    if not drafts:
+        return
     at = now(session)
-    first = last_seq - len(drafts) + 1
     session.execute(
-        insert(Event),
+        _INSERT,
         [
             {
                 "stream_id": stream_id,

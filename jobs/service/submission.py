@@ -4,16 +4,18 @@ import re
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from sqlalchemy import insert
 from sqlalchemy.orm import Session
 
 from jobs.database import now
 from jobs.errors import InvalidRequest, NotFound
 from jobs.identity import Identity
-from jobs.models import File, Job, JobFile, Model, new_id
+from jobs.models import File, Job, JobFile, Model, new_id, table_of
 from jobs.repository import file_of, model_of, models_of
 from jobs.requests import JobRequest
-from jobs.service.events import Draft, append, open_stream
+from jobs.service.events import Draft, open_stream
 from jobs.service.files import summary
 from jobs.service.hyperparameters import echoed, merged
 from jobs.states import JobStatus
@@ -22,6 +24,7 @@ from training.facts import ModelFacts, misfits
 from training.formats import FileReport, RowError
 
 _PURPOSE = "fine-tune"
+_PIN = insert(table_of(JobFile))
 
 
 @dataclass(frozen=True)
@@ -47,9 +50,8 @@ def submit(session: Session, identity: Identity, request: JobRequest) -> Job:
     job = _new_job(session, identity, request, model, training)
     session.add(job)
     session.flush()
-    session.add_all(_pin(job, item) for item in inputs)
-    open_stream(session, job.id)
-    append(
+    session.execute(_PIN, [_pin(job, item) for item in inputs])
+    open_stream(
         session,
         job.id,
         [
@@ -202,14 +204,14 @@ def _new_job(
     )
 
 
-def _pin(job: Job, item: _Input) -> JobFile:
+def _pin(job: Job, item: _Input) -> dict[str, Any]:
     assert item.file.format is not None
-    return JobFile(
-        job_id=job.id,
-        role=item.role,
-        position=item.position,
-        file_id=item.file.id,
-        sha256=item.file.sha256,
-        format=item.file.format,
-        weight=item.weight,
-    )
+    return {
+        "job_id": job.id,
+        "role": item.role,
+        "position": item.position,
+        "file_id": item.file.id,
+        "sha256": item.file.sha256,
+        "format": item.file.format,
+        "weight": item.weight,
+    }
