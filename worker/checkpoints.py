@@ -1,0 +1,134 @@
+"""Checkpoints on their way to the store while training goes on, and back when a job is resumed.
+
+A stored checkpoint exists once the database names its manifest, which happens after its last
+file is in the store; keys hold the attempt, so that no two attempts ever write the same one.
+"""
+
+import logging
+import queue
+import threading
+import time
+
+from jobs.artifacts.base import ArtifactStore
+from jobs.service.claims import StoredCheckpoint
+from jobs.service.records import Fenced, record_checkpoint
+from training.events import CheckpointSaved
+from training.run_directory import (
+    MANIFEST,
+    RunDirectory,
+    read_manifest,
+    remove_folder,
+    verify,
+    write_atomically,
+)
+from worker.active_run import ActiveRun
+from worker.outages import GaveUp
+from worker.transfers import Check, Mismatch, download, upload_expected
+
+_TRIES = 3
+_PAUSE_SECONDS = 2.0
+_log = logging.getLogger(__name__)
+
+
+class CheckpointUploads:
+    """Uploads checkpoints in the order they are saved, in a thread of its own."""
+
+    def __init__(self, active: ActiveRun, prefix: str) -> None:
+        self._active = active
+        self._prefix = prefix
+        self._waiting: queue.SimpleQueue[CheckpointSaved | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="checkpoints", daemon=True)
+        self._thread.start()
+
+    def add(self, saved: CheckpointSaved) -> None:
+        self._waiting.put(saved)
+
+    def finish(self) -> None:
+        """Wait until everything added so far is stored, or not worth storing any more."""
+        self._waiting.put(None)
+        self._thread.join()
+
+    def _work(self) -> None:
+        while (saved := self._waiting.get()) is not None:
+            try:
+                self._store_patiently(saved)
+            except (Fenced, GaveUp):
+                return
+
+    def _store_patiently(self, saved: CheckpointSaved) -> None:
+        """Store it, or say in the worker's log why not: training does not depend on it."""
+        for attempt in range(1, _TRIES + 1):
+            try:
+                self._store(saved)
+            except (OSError, ValueError, Mismatch) as error:
+                _log.warning("checkpoint %s, try %d: %s", saved.name, attempt, error)
+                time.sleep(_PAUSE_SECONDS if attempt < _TRIES else 0)
+            else:
+                return
+
+    def _store(self, saved: CheckpointSaved) -> None:
+        folder = self._active.directory.checkpoints / saved.name
+        manifest = read_manifest(folder)
+        key_prefix = f"{self._prefix}/{saved.name}"
+        for entry in manifest.files:
+            upload_expected(
+                self._active.host.store,
+                folder / entry.path,
+                f"{key_prefix}/{entry.path}",
+                entry.sha256,
+                self._check,
+            )
+
+        self._active.write(
+            lambda session: record_checkpoint(
+                session,
+                self._active.fence,
+                step=saved.step,
+                key_prefix=key_prefix,
+                manifest=manifest,
+                metrics=saved.metrics,
+            )
+        )
+        self._remove_older(saved.step)
+
+    def _remove_older(self, step: int) -> None:
+        """Local copies before this one: it is safe, and training resumes from the newest."""
+        for folder in self._active.directory.checkpoints.glob("checkpoint-*"):
+            number = folder.name.removeprefix("checkpoint-")
+            if number.isdigit() and int(number) < step:
+                remove_folder(folder)
+
+    def _check(self) -> None:
+        self._active.check_held()
+        if self._active.heartbeat.orders.cancelled:
+            raise GaveUp
+
+
+def restore_newest(
+    store: ArtifactStore,
+    checkpoints: tuple[StoredCheckpoint, ...],
+    directory: RunDirectory,
+    check: Check,
+) -> int | None:
+    """Download the newest checkpoint that is whole; its step, or None when there is none."""
+    for checkpoint in checkpoints:
+        try:
+            _restore(store, checkpoint, directory, check)
+        except (OSError, Mismatch) as error:
+            _log.warning("checkpoint %s is unusable, trying an older one: %s", checkpoint.id, error)
+            remove_folder(directory.checkpoint(checkpoint.step))
+        else:
+            return checkpoint.step
+    return None
+
+
+def _restore(
+    store: ArtifactStore, checkpoint: StoredCheckpoint, directory: RunDirectory, check: Check
+) -> None:
+    folder = directory.checkpoint(checkpoint.step)
+    for entry in checkpoint.manifest.files:
+        key = f"{checkpoint.key_prefix}/{entry.path}"
+        download(store, key, folder / entry.path, entry.sha256, check)
+    write_atomically(folder / MANIFEST, checkpoint.manifest.model_dump_json(indent=2).encode())
+    if not verify(folder):
+        raise Mismatch(f"{folder.name} does not match its manifest")
