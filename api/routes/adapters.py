@@ -1,0 +1,92 @@
+"""What a job has made: the adapter as one archive or file by file, also out of a checkpoint."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
+
+from api.archives import checkpoint_archive
+from api.auth import Caller
+from api.documentation import bytes_reply, problems
+from api.downloads import Download
+from api.job_views import ADAPTER_ARCHIVE
+from api.routing import ApiRoute
+from api.schemas.common import Listing
+from api.schemas.jobs import AdapterFileReply
+from api.services import Provided, Services
+from jobs.identity import Identity
+from jobs.service import jobs
+
+router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["Fine-tuning"], route_class=ApiRoute)
+
+_MEMBERS = "adapter/"
+
+
+@router.head("/{job_id}/adapter", include_in_schema=False)
+@router.get(
+    "/{job_id}/adapter",
+    response_class=Download,
+    responses={**problems(404, 416), 200: bytes_reply("A ZIP.", "application/zip")},
+)
+def download_adapter(
+    job_id: str,
+    request: Request,
+    services: Provided,
+    caller: Caller,
+    checkpoint: Annotated[str | None, Query(description="Of this checkpoint instead.")] = None,
+) -> Download:
+    """Download the adapter as a ZIP.
+
+    The ETag is its sha256, which is also in `x-checksum-sha256`; `Range` and `If-Range` resume a
+    download.
+    """
+    if checkpoint is None:
+        return _artifact(services, caller, job_id, ADAPTER_ARCHIVE, request)
+    with services.db.reading() as session:
+        found = jobs.checkpoint(session, caller, job_id, checkpoint)
+    archive = checkpoint_archive(services.store, found, services.settings.data_dir)
+    return Download(
+        request,
+        archive.file,
+        num_bytes=archive.num_bytes,
+        sha256=archive.sha256,
+        filename=f"{job_id}-step-{found.step}.zip",
+    )
+
+
+@router.get("/{job_id}/adapter/files", responses=problems(404))
+def list_adapter_files(
+    job_id: str, services: Provided, caller: Caller
+) -> Listing[AdapterFileReply]:
+    """The files of the adapter; empty until the job has succeeded."""
+    with services.db.reading() as session:
+        found = jobs.artifacts(session, caller, job_id)
+    members = [artifact for artifact in found if artifact.name.startswith(_MEMBERS)]
+    return Listing(data=[AdapterFileReply.of(artifact) for artifact in members])
+
+
+@router.head("/{job_id}/adapter/files/{name:path}", include_in_schema=False)
+@router.get(
+    "/{job_id}/adapter/files/{name:path}",
+    response_class=Download,
+    responses={**problems(404, 416), 200: bytes_reply("The file.")},
+)
+def download_adapter_file(
+    job_id: str, name: str, request: Request, services: Provided, caller: Caller
+) -> Download:
+    """Download one file of the adapter."""
+    return _artifact(services, caller, job_id, f"{_MEMBERS}{name}", request)
+
+
+def _artifact(
+    services: Services, caller: Identity, job_id: str, name: str, request: Request
+) -> Download:
+    with services.db.reading() as session:
+        artifact = jobs.artifact(session, caller, job_id, name)
+    filename = f"{job_id}.zip" if name == ADAPTER_ARCHIVE else name.rpartition("/")[2]
+    return Download(
+        request,
+        services.store.open(artifact.key),
+        num_bytes=artifact.bytes,
+        sha256=artifact.sha256,
+        filename=filename,
+    )

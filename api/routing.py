@@ -1,0 +1,60 @@
+"""The route class of everything below /v1: what is checked before a handler runs.
+
+In this order: the API key, unknown or unusable query parameters, then the body. A stranger's body
+is never read.
+"""
+
+import re
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from fastapi import Request, Response
+from fastapi.routing import APIRoute
+
+from api.auth import bearer_key
+from api.bodies import read_json
+from api.services import services_of
+from jobs.errors import InvalidRequest, NotFound
+
+_Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+
+BRACKETED_QUERY = "x-bracketed-query"
+"""In a route's `openapi_extra`: query parameters spelled `name[key]`, which it reads itself."""
+
+
+class ApiRoute(APIRoute):
+    """A route that knows its caller, and takes only what it declares."""
+
+    def get_route_handler(self) -> _Handler:
+        handle = super().get_route_handler()
+        known = {field.alias for field in self.dependant.query_params}
+        extra = self.openapi_extra or {}
+        bracketed = extra.get(BRACKETED_QUERY)
+
+        async def checked(request: Request) -> Response:
+            services = services_of(request)
+            request.state.caller = await services.keyring.identify(bearer_key(request))
+            _refuse_unknown(request, known, bracketed)
+            if self.body_field is not None:
+                request = await read_json(request, services.settings.max_body_bytes)
+            return await handle(request)
+
+        return checked
+
+
+def _refuse_unknown(request: Request, known: set[str], bracketed: str | None) -> None:
+    if any("\0" in str(value) for value in request.path_params.values()):
+        raise NotFound("there is nothing under a name with a NUL character")
+    for key, value in request.query_params.multi_items():
+        if "\0" in value or "\0" in key:
+            raise InvalidRequest(
+                "the query holds a NUL character; remove it", param=key.replace("\0", "")
+            )
+        inside = bracketed and re.fullmatch(rf"{bracketed}(\[[^\[\]]+\])?", key)
+        if key not in known and not inside:
+            accepted = ", ".join(sorted(known | ({f"{bracketed}[key]"} if bracketed else set())))
+            raise InvalidRequest(
+                f"{key}: unknown query parameter; accepted here: {accepted or 'none'}",
+                param=key,
+                code="unknown_parameter",
+            )

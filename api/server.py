@@ -1,0 +1,44 @@
+"""The server process: uvicorn, told how this application wants to be served and stopped."""
+
+import socket
+
+import uvicorn
+
+from api.app import create_app
+from api.services import Services
+from jobs.settings import Settings
+
+_KEEP_ALIVE_SECONDS = 75
+_GRACE_SECONDS = 20
+_MAX_HEADER_BYTES = 32 << 10
+
+
+class Server(uvicorn.Server):
+    """uvicorn over our application; open streams are ended when it is asked to stop.
+
+    `run` returns after a signal (in the main thread) or after `should_exit` was set; `started`
+    tells that requests are answered.
+    """
+
+    def __init__(self, settings: Settings, *, host: str = "127.0.0.1", port: int = 8000) -> None:
+        self._app = create_app(settings)
+        super().__init__(
+            uvicorn.Config(
+                self._app,
+                host=host,
+                port=port,
+                log_level="warning",
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+                timeout_graceful_shutdown=_GRACE_SECONDS,
+                h11_max_incomplete_event_size=_MAX_HEADER_BYTES,
+                ws="none",
+            )
+        )
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        services: Services = self._app.state.services
+        services.streams.close()
+        await super().shutdown(sockets)
