@@ -14,7 +14,7 @@ from jobs.errors import InvalidRequest
 from training.json_lines import shown
 
 _MAX_OTHERS = 5
-_EXPECTED = "Input should be "
+_OBJECT_EXPECTED = frozenset({"model_type", "model_attributes_type", "dict_type"})
 _CODES = {"missing": "missing_field", "extra_forbidden": "unknown_key"}
 
 Complaint = Mapping[str, Any]
@@ -70,11 +70,19 @@ def _sentence(field: str, complaints: Sequence[Complaint], model: object) -> str
     if first["type"] == "extra_forbidden":
         accepted = ", ".join(_known_keys(model, field.split(".")[:-1])) or "none"
         return f"{subject}: unknown key; the accepted keys here are {accepted}"
-    if not first["msg"].startswith(_EXPECTED):
+    if first["type"] == "value_error":
         words = first["msg"].removeprefix("Value error, ")
         return f"{subject}: {words}{_value(first, '; got ')}"
-    expected = dict.fromkeys(c["msg"].removeprefix(_EXPECTED) for c in complaints)
-    return f"{subject} should be {' or '.join(expected)}{_value(first, ', but is ')}"
+    expected = dict.fromkeys(_expected(complaint) for complaint in complaints)
+    return f"{subject} should {' or '.join(expected)}{_value(first, ', but is ')}"
+
+
+def _expected(complaint: Complaint) -> str:
+    """What pydantic says should be, without its subject (`Input should be …`)."""
+    if complaint["type"] in _OBJECT_EXPECTED:
+        return "be a JSON object"
+    message: str = complaint["msg"]
+    return message.partition(" should ")[2] or f"be accepted, and was not: {message}"
 
 
 def _value(complaint: Complaint, lead: str) -> str:
