@@ -1,0 +1,164 @@
+"""What happens between steps: when to measure, save and stop, and what is told meanwhile."""
+
+import time
+from collections import deque
+from typing import Any
+
+import torch
+from transformers import (
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+from training.adapters import Trainable
+from training.config import ReportingConfig
+from training.context import RunContext
+from training.encoding import Encoder
+from training.events import Progress, Sample
+from training.ledger import Ledger, Numbers
+from training.run_directory import RunDirectory
+
+_RECENT_STEPS = 20
+
+
+class Pace:
+    """How fast the recent steps were; evaluation and saving do not count."""
+
+    def __init__(self) -> None:
+        self._steps: deque[tuple[float, int]] = deque(maxlen=_RECENT_STEPS)
+        self._began_at = 0.0
+        self._tokens_before = 0
+
+    def begin(self, trained_tokens: int) -> None:
+        self._began_at, self._tokens_before = time.monotonic(), trained_tokens
+
+    def end(self, trained_tokens: int) -> None:
+        seconds = time.monotonic() - self._began_at
+        self._steps.append((seconds, trained_tokens - self._tokens_before))
+
+    @property
+    def seconds_per_step(self) -> float | None:
+        return self._seconds / len(self._steps) if self._steps else None
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        return sum(tokens for _, tokens in self._steps) / self._seconds if self._steps else None
+
+    @property
+    def _seconds(self) -> float:
+        return max(sum(seconds for seconds, _ in self._steps), 1e-9)
+
+
+class Flow(TrainerCallback):  # type: ignore[misc]
+    """Decides at every step boundary what follows, and tells how far the run is."""
+
+    def __init__(self, context: RunContext, ledger: Ledger, pace: Pace, *, evaluates: bool) -> None:
+        self._context = context
+        self._ledger = ledger
+        self._pace = pace
+        self._evaluates = evaluates
+
+    def on_step_begin(self, *_args: object, **_kwargs: object) -> None:
+        self._pace.begin(self._ledger.trained_tokens)
+
+    def on_step_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **_kwargs: object,
+    ) -> None:
+        self._pace.end(self._ledger.trained_tokens)
+        is_last = state.global_step >= args.max_steps
+        self._ledger.is_done = is_last
+        every = self._context.config.evaluation.eval_steps
+        control.should_evaluate = self._evaluates and (is_last or state.global_step % every == 0)
+        control.should_log |= is_last
+        self._heed_stop(control)
+        self._tell(state.global_step, args.max_steps, state.epoch)
+
+    def _heed_stop(self, control: TrainerControl) -> None:
+        stop = self._context.stop
+        if stop.reason is None:
+            return
+        control.should_training_stop = True
+        control.should_save = stop.saves
+        # What is due now is measured by whoever goes on from the checkpoint.
+        self._ledger.evaluation_due = control.should_evaluate
+        control.should_evaluate = False
+
+    def _tell(self, step: int, max_steps: int, epoch: float | None) -> None:
+        seconds = self._pace.seconds_per_step
+        progress = Progress(
+            phase="training",
+            step=step,
+            total_steps=max_steps,
+            epoch=epoch,
+            train_loss=self._ledger.train_loss,
+            tokens_per_second=self._pace.tokens_per_second,
+            eta_seconds=None if seconds is None else seconds * (max_steps - step),
+        )
+        self._context.reporter.advance(progress, urgent=step == max_steps)
+
+
+class Sampling:
+    """Answers the sample prompts, greedily, so that no random number is drawn."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, encoder: Encoder) -> None:
+        self._tokenizer = tokenizer
+        self._encoder = encoder
+
+    def answer(self, model: Trainable, step: int, context: RunContext) -> None:
+        """Emit a `Sample` for every prompt, until a stop is requested."""
+        settings = context.config.evaluation
+        was_training = model.training
+        model.eval()
+        for prompt in settings.sample_prompts:
+            if context.stop.reason is not None:
+                break
+            text = self._complete(model, prompt, settings.sample_max_new_tokens)
+            context.reporter.emit(Sample(step=step, prompt=prompt, completion=text))
+        model.train(was_training)
+
+    @torch.no_grad()
+    def _complete(self, model: Trainable, prompt: str, max_new_tokens: int) -> str:
+        ids_1T = torch.tensor([self._encoder.prompt_ids(prompt)], device=model.device)
+        answer_1T = model.generate(
+            input_ids=ids_1T,
+            attention_mask=torch.ones_like(ids_1T),
+            do_sample=False,
+            temperature=None,
+            top_p=None,
+            top_k=None,
+            max_new_tokens=max_new_tokens,
+            eos_token_id=sorted(self._encoder.stop_ids),
+            pad_token_id=self._tokenizer.pad_token_id,
+            use_cache=True,
+        )
+        new_ids_T = answer_1T[0, ids_1T.shape[1] :]
+        return str(self._tokenizer.decode(new_ids_T, skip_special_tokens=True))
+
+
+class Tracker:
+    """TensorBoard files in the run directory, if they are asked for."""
+
+    def __init__(self, directory: RunDirectory, config: ReportingConfig) -> None:
+        self._folder = directory.tensorboard if "tensorboard" in config.report_to else None
+        self._writer: Any = None
+
+    def write(self, step: int, numbers: Numbers) -> None:
+        if self._folder is None:
+            return
+        if self._writer is None:
+            from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 - takes a second
+
+            # Earlier attempts' points from this step on are void.
+            self._writer = SummaryWriter(self._folder, purge_step=step)
+        for name, value in numbers.items():
+            if value is not None:
+                group = "valid" if "valid" in name else "train"
+                self._writer.add_scalar(f"{group}/{name}", value, step)
+        self._writer.flush()

@@ -1,0 +1,125 @@
+"""The result of a run: a folder that others can use, opened again and checked before it counts."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from peft import PeftModel, get_peft_model_state_dict
+from safetensors import safe_open
+from safetensors.torch import load_file
+from transformers import PreTrainedTokenizerBase
+
+from training.adapters import Trainable
+from training.card import Card
+from training.checkpoint import ADAPTER_FILE, write_weights
+from training.failures import RunError
+from training.run_directory import complete_folder
+
+_FOREIGN_PREFIXES = ("_orig_mod.", "_fsdp_wrapped_module.")
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What goes into the result beside the weights.
+
+    Attributes:
+        template: The chat template the data was rendered with; None if none was used.
+        stop_ids: Tokens that end what the model says.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    template: str | None
+    stop_ids: frozenset[int]
+    card: Card
+
+
+def export(model: Trainable, target: Path, exported: Exported) -> None:
+    """Write `target` whole: weights, tokenizer, chat template, model card and manifest.
+
+    Raises:
+        RunError: What was written does not hold what was trained; then nothing is left there.
+    """
+    with complete_folder(target) as folder:
+        if exported.template is not None:
+            exported.tokenizer.chat_template = exported.template
+        exported.tokenizer.save_pretrained(folder)
+        if isinstance(model, PeftModel):
+            write_weights(model, folder)
+            check_adapter(folder, _shapes(model))
+        else:
+            _write_model(model, folder, exported.stop_ids)
+            check_model(folder)
+        (folder / "README.md").write_text(exported.card.in_markdown(), encoding="utf-8")
+
+
+def _write_model(model: Trainable, folder: Path, stop_ids: frozenset[int]) -> None:
+    """The model in bfloat16, told to stop at whatever it was taught to stop at."""
+    if model.generation_config is not None:
+        model.generation_config.eos_token_id = sorted(stop_ids)
+    model.config.use_cache = True
+    model.to(torch.bfloat16)
+    write_weights(model, folder)
+
+
+def _shapes(model: PeftModel) -> dict[str, tuple[int, ...]]:
+    state = get_peft_model_state_dict(model, save_embedding_layers=False)
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}
+
+
+def check_adapter(folder: Path, expected: dict[str, tuple[int, ...]]) -> None:
+    """Open a written adapter again and compare it with the one in memory.
+
+    Args:
+        folder: Holds the adapter.
+        expected: Names and shapes of its tensors.
+
+    Raises:
+        RunError: Names or shapes differ, a name has a foreign prefix, a tensor is empty or not
+            finite, or every `lora_B` is zero, so that the adapter would change nothing.
+    """
+    state = load_file(folder / ADAPTER_FILE)
+    if foreign := sorted(name for name in state if _has_foreign_prefix(name)):
+        raise _broken(f"{foreign[0]} has the prefix of a wrapper")
+    if differing := sorted(state.keys() ^ expected.keys()):
+        raise _broken(f"{differing[0]} is missing or was not expected")
+    for name, tensor in state.items():
+        if not tensor.numel():
+            raise _broken(f"{name} is empty")
+        if tuple(tensor.shape) != expected[name]:
+            raise _broken(f"{name} has the shape {tuple(tensor.shape)}, not {expected[name]}")
+        if not tensor.isfinite().all():
+            raise _broken(f"{name} is not finite")
+    if not any(tensor.any() for name, tensor in state.items() if "lora_B" in name):
+        raise _broken("every lora_B is zero, so it changes nothing")
+
+
+def check_model(folder: Path) -> None:
+    """Open a written model again.
+
+    Raises:
+        RunError: There is no tensor, or one is empty, wrapped or not finite.
+    """
+    shards = sorted(folder.glob("*.safetensors"))
+    if not shards:
+        raise _broken("it has no weights")
+    for shard in shards:
+        with safe_open(shard, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 - it is no dict
+                tensor = file.get_tensor(name)
+                if _has_foreign_prefix(name):
+                    raise _broken(f"{name} has the prefix of a wrapper")
+                if not tensor.numel() or not tensor.isfinite().all():
+                    raise _broken(f"{name} is empty or not finite")
+
+
+def _has_foreign_prefix(name: str) -> bool:
+    return name.startswith("module.") or any(prefix in name for prefix in _FOREIGN_PREFIXES)
+
+
+def _broken(reason: str) -> RunError:
+    return RunError(
+        "broken_result",
+        f"The written result is not what was trained: {reason}.",
+        fault="infrastructure",
+        remedy="Train longer if it is zero; else the run's log says more.",
+    )
