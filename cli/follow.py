@@ -45,18 +45,16 @@ def follow(client: Client, job_id: str, view: JobView) -> Json:
     raise AssertionError("a stream ends with an `end` event")
 
 
-def stream(client: Client, job_id: str, types: str | None = None) -> Iterator[ServerEvent]:
+def stream(client: Client, job_id: str) -> Iterator[ServerEvent]:
     """Every event of a job from its first one on, the last being `end`.
 
-    Args:
-        client: Of the job's server.
-        job_id: Whole.
-        types: Event types to ask for, with commas; None: those the server chooses.
+    Raises:
+        CliError: As `follow`.
     """
     last_id, heard_at = "", time.monotonic()
     while True:
         try:
-            for event in _connected(client, job_id, last_id, types):
+            for event in _connected(client, job_id, last_id):
                 heard_at = time.monotonic()
                 last_id = event.id or last_id
                 yield event
@@ -69,15 +67,11 @@ def stream(client: Client, job_id: str, types: str | None = None) -> Iterator[Se
         time.sleep(_RETRY_SECONDS)
 
 
-def _connected(
-    client: Client, job_id: str, last_id: str, types: str | None
-) -> Iterator[ServerEvent]:
+def _connected(client: Client, job_id: str, last_id: str) -> Iterator[ServerEvent]:
     headers = {"Accept": "text/event-stream"}
     if last_id:
         headers["Last-Event-ID"] = last_id
-    params = {"type": types} if types else {}
-    path = job_path(job_id, "/stream")
-    with client.stream(path, headers=headers, params=params) as response:
+    with client.stream(job_path(job_id, "/stream"), headers=headers) as response:
         yield from _events(response)
 
 
@@ -97,17 +91,13 @@ def _events(response: httpx.Response) -> Iterator[ServerEvent]:
 
 def _show(event: ServerEvent, view: JobView) -> None:
     if event.type == "progress":
-        view.show(*where(event.data))
+        phase = event.data["phase"] or event.data["status"]
+        view.show(phase, event.data["progress"] or {})
     elif event.type == "metrics":
         if line := _measured(event.data):
             view.say(line)
     elif event.type in {"message", "sample", "checkpoint"}:
         view.say(event.data["message"])
-
-
-def where(job: Json) -> tuple[str, Json]:
-    """A job's phase (its status while it has none) and its numbers."""
-    return job.get("phase") or job.get("status") or "", job.get("progress") or {}
 
 
 def _measured(event: Json) -> str:

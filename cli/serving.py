@@ -17,9 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import IO
 
-import uvicorn
-from api.app import create_app
-
+from api.server import Server
 from cli.bootstrap import prepare
 from cli.errors import CliError
 from cli.render import hint
@@ -28,7 +26,6 @@ from jobs.settings import Settings
 from training.run_directory import write_atomically
 
 _LOOK_SECONDS = 0.2
-_STREAMS_CLOSE_SECONDS = 3
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
@@ -48,7 +45,7 @@ def serve(host: str, port: int) -> None:
         prepare(settings)
         listener = stack.enter_context(_listener(host, port))
         stop = _Stop()
-        api = _Api(listener)
+        api = _Api(settings, listener)
         worker = WorkerProcess()
         url = _url(host, listener)
         api.start()
@@ -79,14 +76,8 @@ class _Stop:
 class _Api:
     """uvicorn in a thread: there it leaves the signals to us."""
 
-    def __init__(self, listener: socket.socket) -> None:
-        config = uvicorn.Config(
-            create_app,
-            factory=True,
-            log_level="warning",
-            timeout_graceful_shutdown=_STREAMS_CLOSE_SECONDS,
-        )
-        self._server = uvicorn.Server(config)
+    def __init__(self, settings: Settings, listener: socket.socket) -> None:
+        self._server = Server(settings)
         self._thread = threading.Thread(
             target=self._server.run, kwargs={"sockets": [listener]}, name="api", daemon=True
         )
@@ -110,7 +101,7 @@ class _Api:
         self._server.should_exit = True
 
     def join(self) -> None:
-        self._thread.join(timeout=2 * _STREAMS_CLOSE_SECONDS)
+        self._thread.join()
 
 
 def _drain(worker: WorkerProcess, stop: _Stop, settings: Settings) -> None:
@@ -121,7 +112,10 @@ def _drain(worker: WorkerProcess, stop: _Stop, settings: Settings) -> None:
     asked = stop.asked
     deadline = time.monotonic() + settings.drain_seconds + settings.stop_grace_seconds
     while not worker.has_ended():
-        if stop.asked > asked or time.monotonic() > deadline:
+        if stop.asked > asked:
+            asked = stop.asked
+            worker.ask_to_stop()
+        if time.monotonic() > deadline:
             worker.kill()
         time.sleep(_LOOK_SECONDS)
 

@@ -1,7 +1,7 @@
 """The worker as a child of `tunesmith serve`: started, started again, and never left behind.
 
 A worker dies with its parent, even one that was killed: it asks the kernel for that before it
-becomes Celery, so no thread or fork hook is involved. What it trains dies with it in turn.
+becomes the worker, so no thread or fork hook is involved. What it trains dies with it in turn.
 """
 
 import ctypes
@@ -12,8 +12,6 @@ import sys
 import time
 
 from cli.render import hint
-from jobs.queue import queue_name
-from jobs.settings import Settings
 
 _PR_SET_PDEATHSIG = 1
 _FIRST_WAIT_SECONDS = 1.0
@@ -42,7 +40,7 @@ class WorkerProcess:
             self._start()
 
     def ask_to_stop(self) -> None:
-        """The first time drains; Celery takes a second time as "at once"."""
+        """The first time drains, the second ends its patience."""
         if self._child is not None and self._child.poll() is None:
             self._child.terminate()
 
@@ -70,15 +68,9 @@ class WorkerProcess:
 
 
 def become_worker() -> None:
-    """Turn this process into a Celery worker of this host's pool."""
-    queue = queue_name(Settings().worker_pool)
-    command = [
-        sys.executable, "-m", "celery", "--quiet", "--app", "worker.app", "worker",
-        "--pool", "threads", "--concurrency", "1", "--queues", queue, "--loglevel", "INFO",
-        "--without-gossip", "--without-mingle", "--without-heartbeat",
-    ]  # fmt: skip
+    """Turn this process into a worker of this host's pool."""
     sys.stdout.flush()
-    os.execv(sys.executable, command)  # noqa: S606 - our own arguments, no shell
+    os.execv(sys.executable, [sys.executable, "-m", "worker"])  # noqa: S606 - no shell
 
 
 def _die_with(parent: int) -> None:

@@ -99,7 +99,7 @@ def logs(
                 for text in response.iter_text():
                     typer.echo(text, nl=False)
             return
-        for event in stream(client, whole_id, types="log"):
+        for event in stream(client, whole_id):
             if event.type == "log":
                 typer.echo(event.data["message"], nl=False)
             elif event.type == "end":

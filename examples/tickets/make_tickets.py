@@ -10,7 +10,7 @@ import json
 import random
 from pathlib import Path
 
-from examples.tickets.ticket import PRODUCTS, written
+from examples.tickets.ticket import PRODUCTS, question, written
 
 FOLDER = Path(__file__).parent
 TRAINING_FILE = FOLDER / "tickets.jsonl"
@@ -97,14 +97,7 @@ def _rows() -> list[dict[str, object]]:
                 }
             )
             mail = _mail(body.format(it=product), 7 * index + turn)
-            rows.append(
-                {
-                    "messages": [
-                        {"role": "user", "content": mail},
-                        {"role": "assistant", "content": answer},
-                    ]
-                }
-            )
+            rows.append({"messages": [*question(mail), {"role": "assistant", "content": answer}]})
     random.Random(7).shuffle(rows)
     return rows
 

@@ -3,12 +3,18 @@
 import json
 from typing import Any
 
+INSTRUCTION = "Turn the mail into a ticket."
 PRODUCTS = ("lamp", "fan", "camera", "charger", "headphones", "kettle", "scale", "speaker")
 CATEGORIES = ("billing", "delivery", "fault", "question", "return")
 PRIORITIES = ("low", "normal", "high")
 KEYS = ("category", "priority", "product", "summary")
 
 _MAX_SUMMARY_WORDS = 12
+
+
+def question(mail: str) -> list[dict[str, str]]:
+    """The conversation that a ticket answers."""
+    return [{"role": "system", "content": INSTRUCTION}, {"role": "user", "content": mail}]
 
 
 def written(ticket: dict[str, str]) -> str:

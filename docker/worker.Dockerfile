@@ -1,0 +1,19 @@
+# The worker with the model stack. `--build-arg TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu`
+# takes the small build for hosts without a GPU.
+FROM python:3.11-slim
+ARG TORCH_INDEX_URL=
+RUN useradd --create-home --uid 10001 tunesmith && install -d -o tunesmith -m 700 /data
+WORKDIR /app
+COPY pyproject.toml constraints.txt README.md ./
+RUN pip install --no-cache-dir --no-deps ${TORCH_INDEX_URL:+--index-url $TORCH_INDEX_URL} \
+    "$(grep '^torch==' constraints.txt)"
+COPY api ./api
+COPY cli ./cli
+COPY jobs ./jobs
+COPY migrations ./migrations
+COPY training ./training
+COPY worker ./worker
+RUN pip install --no-cache-dir --constraint constraints.txt '.[worker,training,postgres,redis]'
+USER tunesmith
+ENV TUNESMITH_DATA_DIR=/data
+CMD ["tunesmith", "worker"]
