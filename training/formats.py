@@ -17,7 +17,9 @@ from training.json_lines import (
     LineSplitter,
     RowProblem,
     binary_kind,
+    is_blank,
     read_object,
+    read_objects,
     shown,
 )
 from training.row_checks import (
@@ -33,6 +35,7 @@ MAX_LINE_BYTES = 4 << 20
 MAX_ROWS = 10_000_000
 MAX_ERRORS = 100
 _CHUNK_BYTES = 1 << 20
+_BATCH_LINES = 128
 _MAX_COLUMN_NAMES = 100
 _MAX_SHOWN_KEYS = 10
 _OTHER_COLUMNS = "(others)"
@@ -91,6 +94,7 @@ class Format:
         accepted: The shape of a row, in one sentence.
     """
 
+    name: FormatName
     keys: frozenset[str]
     columns: frozenset[str]
     check: Callable[[JsonObject], None]
@@ -130,36 +134,44 @@ def _prompt_completion(line: int, row: JsonObject) -> PromptCompletion:
     return PromptCompletion(line, row["prompt"], row["completion"])
 
 
-FORMATS: Mapping[FormatName, Format] = MappingProxyType(
-    {
-        "messages": Format(
-            keys=frozenset({"messages"}),
-            columns=frozenset({"messages", "tools", "parallel_tool_calls", "system"}),
-            check=check_conversation,
-            build=_conversation,
-            accepted=MESSAGES,
-        ),
-        "instruct": Format(
-            keys=frozenset({"instruction", "output"}),
-            columns=frozenset({"instruction", "output", "input", "system"}),
-            check=check_instruction,
-            build=_instruction,
-            accepted=INSTRUCT,
-        ),
-        "prompt_completion": Format(
-            keys=frozenset({"prompt", "completion"}),
-            columns=frozenset({"prompt", "completion"}),
-            check=check_prompt_completion,
-            build=_prompt_completion,
-            accepted=PROMPT_COMPLETION,
-        ),
-    }
+_FORMATS = (
+    Format(
+        name="messages",
+        keys=frozenset({"messages"}),
+        columns=frozenset({"messages", "tools", "parallel_tool_calls", "system"}),
+        check=check_conversation,
+        build=_conversation,
+        accepted=MESSAGES,
+    ),
+    Format(
+        name="instruct",
+        keys=frozenset({"instruction", "output"}),
+        columns=frozenset({"instruction", "output", "input", "system"}),
+        check=check_instruction,
+        build=_instruction,
+        accepted=INSTRUCT,
+    ),
+    Format(
+        name="prompt_completion",
+        keys=frozenset({"prompt", "completion"}),
+        columns=frozenset({"prompt", "completion"}),
+        check=check_prompt_completion,
+        build=_prompt_completion,
+        accepted=PROMPT_COMPLETION,
+    ),
 )
+FORMATS: Mapping[FormatName, Format] = MappingProxyType({each.name: each for each in _FORMATS})
+"""Every format by its name, in the order in which they are tried on a row."""
 
 
 def detect_format(row: JsonObject) -> FormatName | None:
     """The first format in `FORMATS` all of whose keys the row has."""
-    return next((name for name, each in FORMATS.items() if row.keys() >= each.keys), None)
+    format = _detected(row)
+    return None if format is None else format.name
+
+
+def _detected(row: JsonObject) -> Format | None:
+    return next((format for format in FORMATS.values() if row.keys() >= format.keys), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,40 +234,37 @@ class DataError(ValueError):
         self.reason = reason
 
 
-class _RowReader:
-    """Reads lines as rows of one format: the given one, else that of the first good row."""
+class _RowChecker:
+    """Checks that all rows have one format: the given one, else that of the first good row."""
 
     def __init__(self, name: FormatName | None) -> None:
-        self.name = name
+        self.format = None if name is None else FORMATS[name]
 
-    def read(self, line: bytes) -> tuple[Format, JsonObject]:
-        """The checked row of a line, and its format.
+    def check(self, row: JsonObject) -> Format:
+        """The format of a row that is good.
 
         Raises:
-            RowProblem: The line does not hold a row, or one of another format.
+            RowProblem: It is not, or it is of another format than the rows before.
         """
-        row = read_object(line)
-        name = self.name or detect_format(row)
-        if name is None or not row.keys() >= FORMATS[name].keys:
+        format = self.format or _detected(row)
+        if format is None or not row.keys() >= format.keys:
             raise self._foreign(row)
-        format = FORMATS[name]
         format.check(row)
-        if self.name is None:
-            self.name = name
-        return format, row
+        self.format = format
+        return format
 
     def _foreign(self, row: JsonObject) -> RowProblem:
         found = ", ".join(shown(key) for key in list(row)[:_MAX_SHOWN_KEYS]) or "none"
-        if self.name is None:
+        if self.format is None:
             accepted = " ".join(each.accepted for each in FORMATS.values())
             return RowProblem(f"no known format has just these keys: {found}", accepted)
-        other = detect_format(row)
+        other = _detected(row)
         if other is not None:
-            reason = f"a row of format {other} in a file of format {self.name}"
+            reason = f"a row of format {other.name} in a file of format {self.format.name}"
         else:
-            missing = ", ".join(sorted(FORMATS[self.name].keys - row.keys()))
+            missing = ", ".join(sorted(self.format.keys - row.keys()))
             reason = f"{missing} is missing; the row has the keys: {found}"
-        return RowProblem(reason, FORMATS[self.name].accepted)
+        return RowProblem(reason, self.format.accepted)
 
 
 class FileChecker:
@@ -279,7 +288,7 @@ class FileChecker:
         self._max_line_bytes = max_line_bytes
         self._max_errors = max_errors
         self._max_rows = max_rows
-        self._reader = _RowReader(format)
+        self._rows = _RowChecker(format)
         self._splitter = LineSplitter(max_line_bytes)
         self._head = bytearray()
         self._num_lines = 0
@@ -298,8 +307,7 @@ class FileChecker:
         for start in range(0, len(chunk), _CHUNK_BYTES):
             piece = chunk[start : start + _CHUNK_BYTES]
             self._keep_head(piece)
-            for line in self._splitter.feed(piece):
-                self._check(line)
+            self._check_lines(self._splitter.feed(piece))
 
     def finish(self) -> FileReport:
         """Check the line after the last newline, and report.
@@ -310,14 +318,13 @@ class FileChecker:
         """
         if len(self._head) < HEAD_BYTES:
             self._refuse_binary()
-        last = self._splitter.finish()
-        if last:
-            self._check(last)
+        self._check_lines([self._splitter.finish()])
         if not self._num_good and not self._num_bad:
             reason = "the file has no rows" if self._head else "the file is empty"
             self._note(1, RowProblem(reason, "At least one row."))
+        format = self._rows.format
         return FileReport(
-            format=self._reader.name,
+            format=None if format is None else format.name,
             num_rows=self._num_good,
             num_errors=self._num_bad,
             errors=tuple(self._errors),
@@ -336,29 +343,29 @@ class FileChecker:
         if kind is not None:
             raise NotText(kind)
 
-    def _check(self, line: bytes) -> None:
-        self._num_lines += 1
-        too_long = len(line) > self._max_line_bytes
-        if self._num_lines == 1:
-            line = line.removeprefix(_BOM)
-        if not too_long and (not line or line.isspace()):
-            return
-        if self._num_good + self._num_bad >= self._max_rows:
-            raise OverLimit(self._max_rows)
-        try:
-            if too_long:
-                raise self._long_line()
-            format, row = self._reader.read(line)
-        except RowProblem as problem:
-            self._note(self._num_lines, problem)
-        else:
-            self._num_good += 1
-            if not row.keys() <= format.columns:
-                self._count_extra_columns(row, format)
+    def _check_lines(self, lines: list[bytes]) -> None:
+        if lines and self._num_lines == 0:
+            lines[0] = lines[0].removeprefix(_BOM)
+        for start in range(0, len(lines), _BATCH_LINES):
+            values = read_objects(lines[start : start + _BATCH_LINES], self._max_line_bytes)
+            for number, value in enumerate(values, start=self._num_lines + 1):
+                if value is not None:
+                    self._check(number, value)
+            self._num_lines += len(values)
+            if self._num_good + self._num_bad > self._max_rows:
+                raise OverLimit(self._max_rows)
 
-    def _long_line(self) -> RowProblem:
-        limit = f"{self._max_line_bytes} bytes"
-        return RowProblem(f"the line is longer than {limit}", f"Lines of at most {limit}.")
+    def _check(self, line: int, value: JsonObject | RowProblem) -> None:
+        try:
+            if isinstance(value, RowProblem):
+                raise value
+            format = self._rows.check(value)
+        except RowProblem as problem:
+            self._note(line, problem)
+            return
+        self._num_good += 1
+        if len(value) > len(format.keys):
+            self._count_extra_columns(value, format)
 
     def _note(self, line: int, problem: RowProblem) -> None:
         self._num_bad += 1
@@ -383,18 +390,19 @@ def read_rows(path: Path, format: FormatName | None = None) -> Iterator[Row]:
     Raises:
         DataError: At the first row that is refused, or for a file without rows.
     """
-    reader = _RowReader(format)
+    rows = _RowChecker(format)
     empty = True
     with path.open("rb") as file:
         for number, raw in enumerate(file, start=1):
             line = raw.removeprefix(_BOM) if number == 1 else raw
-            if not line or line.isspace():
+            if is_blank(line):
                 continue
             empty = False
             try:
-                format_, row = reader.read(line)
+                row = read_object(line)
+                build = rows.check(row).build
             except RowProblem as problem:
                 raise DataError(number, problem.reason) from None
-            yield format_.build(number, row)
+            yield build(number, row)
     if empty:
         raise DataError(1, "the file has no rows")

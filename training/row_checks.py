@@ -16,6 +16,7 @@ MESSAGES = (
 )
 INSTRUCT = 'A row such as {"instruction": "…", "input": "", "output": "…"}, optionally with system.'
 PROMPT_COMPLETION = 'A row such as {"prompt": "…", "completion": "…"}.'
+_CONTENT = "A content that is one string; parts and images are not read."
 
 _TURN_KEYS = frozenset({"role", "content", "name"})
 _MESSAGE_KEYS: Mapping[str, frozenset[str]] = {
@@ -50,18 +51,30 @@ def check_conversation(row: JsonObject) -> None:
         _check_conversation_options(row)
 
 
-def _checked_roles(messages: list[object]) -> list[str]:
-    roles = [_check_message(index, message) for index, message in enumerate(messages)]
+def _checked_roles(messages: list[Any]) -> set[str | None]:
+    roles: set[str | None] = {*map(_plain_role, messages)}
+    if None in roles:
+        roles = {_check_message(index, message) for index, message in enumerate(messages)}
     if "tool" in roles:
-        _check_tool_turns(messages, roles)
+        _check_tool_turns(messages)
     return roles
 
 
-def _check_tool_turns(messages: list[Any], roles: list[str]) -> None:
+def _plain_role(message: object) -> str | None:
+    """The role of a message that holds a role and a text only; None asks for a closer look."""
+    if not isinstance(message, dict) or len(message) != 2 or "content" not in message:
+        return None
+    role, content = message.get("role"), message["content"]
+    if not isinstance(role, str) or role not in _MESSAGE_KEYS or not isinstance(content, str):
+        return None
+    return None if not content or content.isspace() or "\0" in content else role
+
+
+def _check_tool_turns(messages: list[JsonObject]) -> None:
     tools_called = False
-    for index, role in enumerate(roles):
-        if role != "tool":
-            tools_called = bool(messages[index].get("tool_calls"))
+    for index, message in enumerate(messages):
+        if message["role"] != "tool":
+            tools_called = bool(message.get("tool_calls"))
         elif not tools_called:
             reason = f"messages[{index}] is a tool's, but no assistant called one before it"
             raise RowProblem(reason, "A tool's message after an assistant's with tool_calls.")
@@ -78,11 +91,7 @@ def _check_message(index: int, message: object) -> str:
         unknown = ", ".join(shown(key) for key in sorted(message.keys() - keys))
         reason = f"messages[{index}] has keys that a message of role {role} cannot: {unknown}"
         raise RowProblem(reason, f"The keys {', '.join(sorted(keys))}.")
-    content = message.get("content")
-    if role == "assistant":
-        _check_answer(index, message)
-    elif not isinstance(content, str):
-        raise _wrong_content(index, message)
+    _check_content(index, message)
     if len(message) > 2:
         _check_turn_options(index, message)
     return role
@@ -100,31 +109,22 @@ def _wrong_role(index: int, message: JsonObject) -> RowProblem:
     return RowProblem(reason, accepted)
 
 
-def _wrong_content(index: int, message: JsonObject) -> RowProblem:
+def _check_content(index: int, message: JsonObject) -> None:
+    at = f"messages[{index}]"
+    tool_calls, content = message.get("tool_calls"), message.get("content")
+    if tool_calls and content is None:
+        return
     if "content" not in message:
-        return RowProblem(f"messages[{index}] has no content", "A content that is a string.")
-    reason = f"messages[{index}].content is {kind(message['content'])}, not a string"
-    return RowProblem(reason, "A content that is one string; parts and images are not read.")
-
-
-def _check_answer(index: int, message: JsonObject) -> None:
-    content = message.get("content")
-    if isinstance(content, str) and content and not content.isspace():
-        return
-    if content is not None and not isinstance(content, str):
-        raise _wrong_content(index, message)
-    if message.get("tool_calls"):
-        return
-    if content is None:
-        raise _wrong_content(index, message)
-    reason = f"messages[{index}] is an empty assistant turn"
-    raise RowProblem(reason, "An assistant's content with text in it, or tool_calls.")
+        raise RowProblem(f"{at} has no content", _CONTENT)
+    _check_text(content, f"{at}.content", _CONTENT)
+    if message["role"] == "assistant" and not tool_calls and _is_blank(content):
+        raise RowProblem(f"{at} is an empty assistant turn", "A content to learn, or tool_calls.")
 
 
 def _check_turn_options(index: int, message: JsonObject) -> None:
     at = f"messages[{index}]"
-    _check_text(message.get("name"), f"{at}.name")
-    _check_text(message.get("tool_call_id"), f"{at}.tool_call_id")
+    _check_optional_text(message.get("name"), f"{at}.name")
+    _check_optional_text(message.get("tool_call_id"), f"{at}.tool_call_id")
     weight = message.get("weight")
     if weight is not None and (type(weight) is not int or weight not in {0, 1}):
         raise RowProblem(f"{at}.weight is {shown(weight)}", "A weight of 0 or 1, or none.")
@@ -133,7 +133,7 @@ def _check_turn_options(index: int, message: JsonObject) -> None:
 
 def _check_conversation_options(row: JsonObject) -> None:
     _check_functions(row.get("tools"), "tools")
-    _check_text(row.get("system"), "system")
+    _check_optional_text(row.get("system"), "system")
     if row.get("system") is not None and row["messages"][0]["role"] in {"system", "developer"}:
         reason = "the row has a system prompt twice, as a column and as its first message"
         raise RowProblem(reason, "Either the column system, or a first message of that role.")
@@ -157,34 +157,38 @@ def _check_functions(value: object, at: str) -> None:
             raise RowProblem(f"{at}[{index}] has no function with a name", accepted)
 
 
-def _check_text(value: object, at: str) -> None:
+def _check_text(value: object, at: str, accepted: str) -> None:
+    if not isinstance(value, str):
+        raise RowProblem(f"{at} is {kind(value)}, not a string", accepted)
+    if "\0" in value:
+        raise RowProblem(f"{at} holds a NUL character", "Text without NUL characters.")
+
+
+def _check_optional_text(value: object, at: str) -> None:
     """A string that may be left out, or null."""
-    if value is not None and not isinstance(value, str):
-        raise RowProblem(f"{at} is {kind(value)}, not a string", f"A string for {at}, or none.")
+    if value is not None:
+        _check_text(value, at, f"A string for {at}, or none.")
 
 
 def _check_target(row: JsonObject, key: str, accepted: str) -> None:
     """A string that is learned, so there must be something in it."""
-    value = row[key]
-    if not isinstance(value, str):
-        raise RowProblem(f"{key} is {kind(value)}, not a string", accepted)
-    if not value or value.isspace():
+    _check_text(row[key], key, accepted)
+    if _is_blank(row[key]):
         raise RowProblem(f"{key} is empty, so there is nothing to learn", accepted)
 
 
-def _check_source(row: JsonObject, key: str, accepted: str) -> None:
-    """A string that must be there."""
-    if not isinstance(row[key], str):
-        raise RowProblem(f"{key} is {kind(row[key])}, not a string", accepted)
+def _is_blank(text: object) -> bool:
+    return isinstance(text, str) and (not text or text.isspace())
 
 
 def check_instruction(row: JsonObject) -> None:
-    _check_source(row, "instruction", INSTRUCT)
+    _check_text(row["instruction"], "instruction", INSTRUCT)
     _check_target(row, "output", INSTRUCT)
-    _check_text(row.get("input"), "input")
-    _check_text(row.get("system"), "system")
+    if len(row) > 2:
+        _check_optional_text(row.get("input"), "input")
+        _check_optional_text(row.get("system"), "system")
 
 
 def check_prompt_completion(row: JsonObject) -> None:
-    _check_source(row, "prompt", PROMPT_COMPLETION)
+    _check_text(row["prompt"], "prompt", PROMPT_COMPLETION)
     _check_target(row, "completion", PROMPT_COMPLETION)
