@@ -17,6 +17,7 @@ from typing import Any
 from kombu.transport import virtual
 
 _LEFTOVER_SECONDS = 60
+_LONGEST_WAIT_SECONDS = 0.3
 _log = logging.getLogger(__name__)
 
 
@@ -52,6 +53,8 @@ class Channel(virtual.Channel):
     def _message(self, content: bytes) -> dict[str, Any]:
         """What a file says, tried out: an error later, in Celery's hands, would end the worker."""
         raw: dict[str, Any] = json.loads(content)
+        if not isinstance(raw["body"], str):
+            raise TypeError("its body is no text")
         message = self.Message(raw, channel=self)  # type: ignore[no-untyped-call]
         if not isinstance(message.headers, dict) or not isinstance(message.delivery_info, dict):
             raise TypeError("its headers or delivery_info are no objects")
@@ -87,6 +90,15 @@ class Transport(virtual.Transport):
         _remove_leftovers(folder)
         super().establish_connection()  # type: ignore[no-untyped-call]
         return self
+
+    def drain_events(  # type: ignore[override]
+        self,
+        connection: Any,  # noqa: ANN401
+        timeout: float | None = None,
+    ) -> None:
+        """Wait for a message, but not so long that a TERM would wait with it."""
+        limit = _LONGEST_WAIT_SECONDS if timeout is None else min(timeout, _LONGEST_WAIT_SECONDS)
+        super().drain_events(connection, timeout=limit)  # type: ignore[no-untyped-call]
 
 
 def _folder(connection: Any) -> Path:  # noqa: ANN401 - kombu's Connection, which is untyped

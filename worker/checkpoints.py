@@ -8,6 +8,8 @@ import logging
 import queue
 import threading
 import time
+from types import TracebackType
+from typing import Self
 
 from jobs.artifacts.base import ArtifactStore
 from jobs.service.claims import StoredCheckpoint
@@ -38,15 +40,23 @@ class CheckpointUploads:
         self._prefix = prefix
         self._waiting: queue.SimpleQueue[CheckpointSaved | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="checkpoints", daemon=True)
+
+    def __enter__(self) -> Self:
         self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Wait until everything added is stored, or not worth storing any more."""
+        self._waiting.put(None)
+        self._thread.join()
 
     def add(self, saved: CheckpointSaved) -> None:
         self._waiting.put(saved)
-
-    def finish(self) -> None:
-        """Wait until everything added so far is stored, or not worth storing any more."""
-        self._waiting.put(None)
-        self._thread.join()
 
     def _work(self) -> None:
         while (saved := self._waiting.get()) is not None:

@@ -5,7 +5,9 @@ shares with Celery is `start`, `wake` and `stop`.
 """
 
 import logging
+import os
 import random
+import signal
 import threading
 import time
 from contextlib import ExitStack
@@ -21,7 +23,8 @@ from training.run_directory import remove_folder
 from worker.drain import Drain
 from worker.gpus import devices_to_offer
 from worker.host import Host
-from worker.launchers.local import LocalLauncher
+from worker.launchers.base import Launcher
+from worker.launchers.registry import LAUNCHERS
 from worker.lock import hold_name
 from worker.outages import UNREACHABLE, GaveUp, persistently
 from worker.processes import kill_tagged, tag_of_worker
@@ -36,13 +39,15 @@ _log = logging.getLogger(__name__)
 class Supervisor:
     """Claims, runs and, at the end, drains; `start` and `stop` are called once."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, launcher: Launcher | None = None) -> None:
         self._settings = settings
+        self._launcher = launcher or LAUNCHERS["local"]()
         self._woken = threading.Event()
         self._drain = Drain()
         self._runs: set[threading.Thread] = set()
         self._thread = threading.Thread(target=self._work, name="supervisor", daemon=True)
         self._held = ExitStack()
+        self.failed = False
 
     def start(self) -> None:
         """Begin to work.
@@ -60,7 +65,7 @@ class Supervisor:
             database=database,
             store=store,
             bell=bell,
-            launcher=LocalLauncher(),
+            launcher=self._launcher,
             devices=devices_to_offer(settings),
             drain=self._drain,
             slots_freed=self.wake,
@@ -84,7 +89,8 @@ class Supervisor:
         """Let every run save and hand back, within `drain_seconds`, then let go of everything."""
         self._drain.begin(self._settings.drain_seconds)
         self.wake()
-        for thread in [self._thread, *self._runs]:
+        self._thread.join(self._drain.seconds_left)  # from here on no run is added
+        for thread in list(self._runs):
             thread.join(self._drain.seconds_left)
         self._drain.hard.set()
         until = time.monotonic() + _EXIT_SECONDS
@@ -93,11 +99,19 @@ class Supervisor:
         self._held.close()
 
     def _work(self) -> None:
-        offer = self._offer()
+        """The edge of the thread: without it the process is of no use, and ends."""
         try:
             self._clear_up()
+            self._claim_for_ever()
         except GaveUp:
             return
+        except Exception:  # noqa: BLE001 - a process edge
+            _log.critical("the supervisor failed; the worker ends", exc_info=True)
+            self.failed = True
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def _claim_for_ever(self) -> None:
+        offer = self._offer()
         while not self._drain.begun.is_set():
             try:
                 self._claim_all(offer)
@@ -120,7 +134,9 @@ class Supervisor:
     def _clear_up(self) -> None:
         """Kill what an earlier worker of this name left behind, then close its runs."""
         host = self._host
-        kill_tagged(tag_of_worker(self._settings, host.worker_id))
+        killed = kill_tagged(tag_of_worker(self._settings, host.worker_id))
+        if killed:
+            _log.warning("killed %d processes of an earlier life of this worker", killed)
         remove_folder(self._settings.runs_folder)
 
         def close() -> list[str]:
@@ -139,7 +155,8 @@ class Supervisor:
                 claim = claims.claim(session, offer, self._settings)
             if claim is None:
                 return
-            _log.info("run %s: attempt %d of %s", claim.run_id, claim.attempt, claim.job_id)
+            subject = claim.job_id or claim.model_id
+            _log.info("run %s: %s %s, attempt %d", claim.run_id, claim.kind, subject, claim.attempt)
             self._start(claim)
 
     def _start(self, claim: Claim) -> None:

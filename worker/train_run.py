@@ -39,12 +39,11 @@ def train(active: ActiveRun, assignment: TrainAssignment) -> Ending:
     """
     claim = active.claim
     prefix = f"jobs/{claim.job_id}/attempt-{claim.attempt}"
-    uploads = CheckpointUploads(active, prefix)
-    relays = relays_of(active, uploads.add)
-    model_folder = obtain(active, relays, assignment.model)
-    check_pin(active, relays, assignment.model, model_folder)
-    stage(active, assignment, model_folder)
-    try:
+    with CheckpointUploads(active, prefix) as uploads:
+        relays = relays_of(active, uploads.add)
+        model_folder = obtain(active, relays, assignment.model)
+        check_pin(active, relays, assignment.model, model_folder)
+        stage(active, assignment, model_folder)
         watched = watch(
             active,
             [sys.executable, "-P", "-m", "training", "run", str(active.directory.path)],
@@ -53,8 +52,6 @@ def train(active: ActiveRun, assignment: TrainAssignment) -> Ending:
             active.host.settings.phase_timeout_seconds,
         )
         _free_slots(active)
-    finally:
-        uploads.finish()
     ending = verdict(watched.reason, relays.events.finished, watched.report)
     return _with_result(active, ending, prefix) if _succeeded(ending) else ending
 

@@ -1,0 +1,25 @@
+"""A deployment per test, with everything it started ended at the end."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.worker.deployment import Deployment
+
+
+@pytest.fixture
+def deployment(tmp_path: Path) -> Iterator[Deployment]:
+    made = Deployment(tmp_path)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture
+def fake(deployment: Deployment, tmp_path: Path) -> Deployment:
+    """A deployment with a worker that trains fakes, and a model to train."""
+    deployment.start_worker()
+    deployment.add_model(tmp_path / "model")
+    return deployment
