@@ -78,7 +78,7 @@ def _agree(first: str, first_value: float, second: str, second_value: float) -> 
         raise InvalidRequest(
             f"{first} = {first_value} and {second} = {second_value} set the same thing "
             "differently; give one of them",
-            param=first,
+            param=first.partition(" ")[0],
         )
 
 

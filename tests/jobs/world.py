@@ -1,0 +1,172 @@
+"""A deployment without processes: a database, a store, a key, a model and a file, by the verbs."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import select, update
+
+from jobs.artifacts.local import LocalStore
+from jobs.database import Database, now
+from jobs.identity import Identity
+from jobs.models import File, Job, Model, Organization, Project, Run, new_id
+from jobs.requests import JobRequest, ModelRequest
+from jobs.service import catalogue, claims, endings, files, keys, submission
+from jobs.service import jobs as jobs_service
+from jobs.service.claims import Claim, Offer
+from jobs.service.endings import Ending, StoredArtifact
+from jobs.service.records import Fence
+from jobs.settings import Settings
+from jobs.states import JobStatus, RunOutcome
+from training.events import Failure
+from training.facts import ModelFacts
+from training.formats import FileChecker
+
+CHAT_ROW = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
+INSTRUCT_ROW = {"instruction": "Say b", "output": "b"}
+FACTS = ModelFacts(
+    architecture="LlamaForCausalLM",
+    model_type="llama",
+    num_parameters=1000,
+    context_length=128,
+    vocab_size=100,
+    linear_modules=("q_proj", "v_proj"),
+    module_names=("embed_tokens", "lm_head", "q_proj", "v_proj"),
+    tie_word_embeddings=True,
+    has_chat_template=True,
+    bytes=4000,
+    sha256="5eed",
+)
+FAILURE = Failure(code="bad", message="it went wrong", fault="data", param=None, remedy="mend it")
+ARTIFACT = StoredArtifact("adapter.zip", "jobs/any/adapter.zip", 3, "abc")
+
+
+def settings_in(folder: Path, **changes: Any) -> Settings:
+    return Settings(**({"data_dir": folder} | changes))
+
+
+def offer(name: str = "w1", *, pool: str = "default", gpus: int = 0, provides: str = "") -> Offer:
+    return Offer(name, pool, gpus, frozenset(provides.split(",") if provides else ()))
+
+
+def fence_of(claim: Claim) -> Fence:
+    return Fence(claim.run_id, claim.lease_token)
+
+
+class World:
+    """The verbs, each in its own transaction, as routes and worker steps call them."""
+
+    def __init__(self, database: Database, settings: Settings) -> None:
+        self.db = database
+        self.settings = settings
+        self.store = LocalStore(settings.artifacts_folder)
+        with database.writing() as session:
+            secret = keys.bootstrap(session, settings)
+            assert secret is not None
+        self.secret = secret
+        with database.reading() as session:
+            self.me = keys.authenticate(session, secret)
+
+    def member(self, name: str = "member") -> Identity:
+        with self.db.writing() as session:
+            _, secret = keys.create(session, self.me, name=name, role="member")
+        with self.db.reading() as session:
+            return keys.authenticate(session, secret)
+
+    def stranger(self) -> Identity:
+        """An admin of another organisation's project."""
+        with self.db.writing() as session:
+            at = now(session)
+            organization = Organization(id=new_id("org-"), name="other", created_at=at)
+            session.add(organization)
+            session.flush()
+            project = Project(
+                id=new_id("proj_"), organization_id=organization.id, name="p", created_at=at
+            )
+            session.add(project)
+            session.flush()
+            host = Identity("none", project.id, "other", "admin")
+            key, _ = keys.create(session, host, name="stranger", role="admin")
+            return Identity(key.id, project.id, "other", "admin")
+
+    def model(self, name: str = "tiny", facts: ModelFacts = FACTS) -> Model:
+        """A base model, ready."""
+        with self.db.writing() as session:
+            request = ModelRequest(name=name, source="/models/tiny")
+            model = catalogue.add(session, self.me, request)
+        claimed = self.claim(offer("inspector"))
+        assert claimed is not None
+        assert claimed.model_id == model.id
+        self.finish(claimed, Ending(RunOutcome.SUCCEEDED, facts=facts))
+        with self.db.reading() as session:
+            return catalogue.get(session, self.me, name)
+
+    def file(
+        self,
+        rows: Sequence[object] = (CHAT_ROW,),
+        *,
+        purpose: str = "fine-tune",
+        identity: Identity | None = None,
+    ) -> File:
+        """An upload; a row that is a string is a line as it stands."""
+        lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+        content = "\n".join(lines).encode()
+        file_id = new_id("file-")
+        with self.store.create(files.artifact_key(file_id)) as writer:
+            writer.write(content)
+            stored = writer.commit()
+        report = None
+        if purpose == "fine-tune":
+            checker = FileChecker()
+            checker.feed(content)
+            report = checker.finish()
+        upload = files.Upload(
+            id=file_id,
+            filename="rows.jsonl",
+            purpose=purpose,
+            bytes=stored.bytes,
+            sha256=hashlib.sha256(content).hexdigest(),
+            artifact_key=stored.key,
+            report=report,
+        )
+        with self.db.writing() as session:
+            return files.add(session, identity or self.me, upload)
+
+    def submit(self, *, identity: Identity | None = None, **body: Any) -> Job:
+        request = JobRequest.model_validate({"model": "tiny"} | body)
+        with self.db.writing() as session:
+            return submission.submit(session, identity or self.me, request)
+
+    def claim(self, offered: Offer) -> Claim | None:
+        with self.db.claiming() as session:
+            return claims.claim(session, offered, self.settings)
+
+    def finish(self, claimed: Claim, ending: Ending | RunOutcome) -> JobStatus | None:
+        if isinstance(ending, RunOutcome):
+            failure = FAILURE if ending == RunOutcome.FAILED else None
+            ending = Ending(ending, failure, artifacts=(ARTIFACT,))
+        with self.db.writing() as session:
+            return endings.finish(session, fence_of(claimed), ending, self.settings)
+
+    def cancel(self, job: Job) -> Job:
+        with self.db.writing() as session:
+            return jobs_service.cancel(session, self.me, job.id)
+
+    def job(self, job_id: str) -> Job:
+        with self.db.reading() as session:
+            return session.get_one(Job, job_id)
+
+    def run(self, run_id: str) -> Run:
+        with self.db.reading() as session:
+            return session.get_one(Run, run_id)
+
+    def all(self, model: type[Any]) -> list[Any]:
+        with self.db.reading() as session:
+            return list(session.scalars(select(model)))
+
+    def change(self, model: type[Any], row_id: str, **values: Any) -> None:
+        """Change a row behind the verbs' back, as time or an accident would."""
+        with self.db.writing() as session:
+            session.execute(update(model).where(model.id == row_id).values(values))
