@@ -121,6 +121,10 @@ class Deployment:
         self.bell.ring(job.pool)
         return job.id
 
+    def content(self, key: str) -> bytes:
+        with self.store.open(key) as file:
+            return file.read()
+
     def cancel(self, job_id: str) -> None:
         with self.database.writing() as session:
             jobs.cancel(session, self.identity, job_id)
