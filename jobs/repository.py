@@ -4,6 +4,7 @@ An id of another project is answered like one that does not exist.
 """
 
 from collections.abc import Sequence
+from enum import Enum
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, and_, func, or_, select, tuple_
@@ -16,25 +17,34 @@ from jobs.pages import Page
 from jobs.states import OPEN, JobStatus
 
 
-def file_of(session: Session, identity: Identity, file_id: str) -> File:
+class Lock(Enum):
+    """How a row is kept until the end of the transaction: as it is now, or to be changed."""
+
+    KEEP = "keep"
+    CHANGE = "change"
+
+
+def file_of(
+    session: Session, identity: Identity, file_id: str, *, lock: Lock | None = None
+) -> File:
     """A file that is not hidden.
 
     Raises:
         NotFound: There is none of this id in the project.
     """
-    file = session.get(File, file_id)
+    file = session.get(File, file_id, with_for_update=_for_update(lock))
     if file is None or file.project_id != identity.project_id or file.deleted_at is not None:
         raise NotFound(f"no file {file_id!r}", param="file_id", code="file_not_found")
     return file
 
 
-def job_of(session: Session, identity: Identity, job_id: str, *, lock: bool = False) -> Job:
-    """A job, locked until the end of the transaction on request.
+def job_of(session: Session, identity: Identity, job_id: str, *, lock: Lock | None = None) -> Job:
+    """A job of the project.
 
     Raises:
         NotFound: There is none of this id in the project.
     """
-    job = session.get(Job, job_id, with_for_update=lock)
+    job = session.get(Job, job_id, with_for_update=_for_update(lock))
     if job is None or job.project_id != identity.project_id:
         raise NotFound(f"no fine-tuning job {job_id!r}", param="job_id", code="job_not_found")
     return job
@@ -52,13 +62,16 @@ def key_of(session: Session, identity: Identity, key_id: str) -> ApiKey:
     return key
 
 
-def model_of(session: Session, identity: Identity, name: str) -> Model:
+def model_of(session: Session, identity: Identity, name: str, *, lock: Lock | None = None) -> Model:
     """A base model, or a tuned model of the project.
 
     Raises:
         NotFound: There is none of this name.
     """
-    model = session.scalar(select(Model).where(Model.name == name, _visible(identity)))
+    query = select(Model).where(Model.name == name, _visible(identity))
+    if lock is not None:
+        query = query.with_for_update(read=lock == Lock.KEEP)
+    model = session.scalar(query)
     if model is None:
         raise NotFound(f"no model {name!r}", param="model", code="model_not_found")
     return model
@@ -67,6 +80,10 @@ def model_of(session: Session, identity: Identity, name: str) -> Model:
 def models_of(session: Session, identity: Identity) -> list[Model]:
     query = select(Model).where(_visible(identity)).order_by(Model.created_at.desc(), Model.id)
     return list(session.scalars(query))
+
+
+def _for_update(lock: Lock | None) -> dict[str, bool] | None:
+    return None if lock is None else {"read": lock == Lock.KEEP}
 
 
 def _visible(identity: Identity) -> ColumnElement[bool]:

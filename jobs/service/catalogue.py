@@ -7,7 +7,7 @@ from jobs.database import now
 from jobs.errors import Conflict, InvalidRequest
 from jobs.identity import Identity
 from jobs.models import Model, new_id
-from jobs.repository import model_of, models_of, open_job_using
+from jobs.repository import Lock, model_of, models_of, open_job_using
 from jobs.requests import ModelRequest
 from jobs.service.events import open_stream
 
@@ -65,7 +65,7 @@ def remove(session: Session, identity: Identity, name: str) -> Model:
         Forbidden: It is a base model, and the asker is not an admin.
         Conflict: It is a base model that an open job needs.
     """
-    model = model_of(session, identity, name)
+    model = model_of(session, identity, name, lock=Lock.CHANGE)
     if model.project_id is None:
         identity.require_admin()
         if (job := open_job_using(session, model.id)) is not None:

@@ -235,6 +235,8 @@ def _queued_jobs(offer: Offer, free: _Free) -> Select[Job]:
         )
         .order_by(Job.priority.desc(), func.coalesce(running.c.count, 0), Job.queued_at, Job.id)
         .limit(1)
+        # Who locks a queued job is ending it.
+        .with_for_update(of=Job, skip_locked=True)
     )
 
 

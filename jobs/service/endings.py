@@ -80,7 +80,7 @@ def close_expired(
 def abandon(session: Session, worker_id: str, settings: Settings) -> list[str]:
     """Close every open run of a worker that has just started, with nothing left of them alive."""
     query = select(Run).where(Run.worker_id == worker_id, Run.ended_at.is_(None))
-    runs = list(session.scalars(query.with_for_update()))
+    runs = list(session.scalars(query.order_by(Run.job_id).with_for_update()))
     for run in runs:
         _close(session, run, Ending(RunOutcome.LOST, LOST), settings)
     return [run.id for run in runs]

@@ -8,7 +8,7 @@ from jobs.database import now
 from jobs.identity import Identity
 from jobs.models import File
 from jobs.pages import Page
-from jobs.repository import file_of, files_page
+from jobs.repository import Lock, file_of, files_page
 from training.formats import FileReport
 
 _ERRORS_IN_DETAILS = 3
@@ -75,7 +75,7 @@ def list_files(
 
 def delete(session: Session, identity: Identity, file_id: str) -> File:
     """Hide a file at once; its bytes stay until no job needs them. Raises NotFound."""
-    file = file_of(session, identity, file_id)
+    file = file_of(session, identity, file_id, lock=Lock.CHANGE)
     file.deleted_at = now(session)
     return file
 

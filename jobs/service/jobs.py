@@ -8,7 +8,7 @@ from jobs.errors import Conflict, NotFound
 from jobs.identity import Identity
 from jobs.models import Artifact, Checkpoint, Job, JobFile, Run
 from jobs.pages import Page
-from jobs.repository import checkpoints_page, files_of_job, job_of, jobs_ahead, jobs_page
+from jobs.repository import Lock, checkpoints_page, files_of_job, job_of, jobs_ahead, jobs_page
 from jobs.service.moves import move
 from jobs.states import TERMINAL, JobStatus
 
@@ -37,7 +37,7 @@ def cancel(session: Session, identity: Identity, job_id: str) -> Job:
         NotFound: The project has no such job.
         Conflict: It has succeeded or failed already.
     """
-    job = job_of(session, identity, job_id, lock=True)
+    job = job_of(session, identity, job_id, lock=Lock.CHANGE)
     if job.status == JobStatus.CANCELLED:
         return job
     if job.status in TERMINAL:

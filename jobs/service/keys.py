@@ -3,7 +3,7 @@
 import hashlib
 import secrets
 
-from sqlalchemy import select
+from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
 from jobs.database import now
@@ -73,10 +73,7 @@ def list_keys(session: Session, identity: Identity) -> list[ApiKey]:
         Forbidden: The asker is not an admin.
     """
     identity.require_admin()
-    query = select(ApiKey).where(
-        ApiKey.project_id == identity.project_id, ApiKey.revoked_at.is_(None)
-    )
-    return list(session.scalars(query.order_by(ApiKey.created_at.desc(), ApiKey.id)))
+    return list(session.scalars(_valid_keys(identity)))
 
 
 def revoke(session: Session, identity: Identity, key_id: str) -> ApiKey:
@@ -87,7 +84,8 @@ def revoke(session: Session, identity: Identity, key_id: str) -> ApiKey:
         NotFound: The project has no such key.
         Conflict: It is the project's last admin key.
     """
-    keys = list_keys(session, identity)
+    identity.require_admin()
+    keys = list(session.scalars(_valid_keys(identity).with_for_update()))
     key = key_of(session, identity, key_id)
     if [other.id for other in keys if other.role == "admin"] == [key.id]:
         raise Conflict(
@@ -96,6 +94,13 @@ def revoke(session: Session, identity: Identity, key_id: str) -> ApiKey:
         )
     key.revoked_at = key.revoked_at or now(session)
     return key
+
+
+def _valid_keys(identity: Identity) -> Select[ApiKey]:
+    query = select(ApiKey).where(
+        ApiKey.project_id == identity.project_id, ApiKey.revoked_at.is_(None)
+    )
+    return query.order_by(ApiKey.created_at.desc(), ApiKey.id)
 
 
 def _add(session: Session, project_id: str, *, name: str, role: Role) -> tuple[ApiKey, str]:

@@ -3,7 +3,7 @@
 A running job fails at once; its run sees that the job has ended and stops its processes.
 """
 
-from sqlalchemy import func, select
+from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
 
 from jobs.database import now
@@ -25,15 +25,23 @@ def fail_overdue(session: Session) -> list[str]:
         .where(Run.job_id == Job.id)
         .scalar_subquery()
     )
-    waited = select(Job).where(Job.status == JobStatus.QUEUED, at - Job.queued_at > pending)
+    just_ended = select(Run.id).where(Run.job_id == Job.id, Run.ended_at >= at - pending).exists()
+    waited = select(Job).where(
+        Job.status == JobStatus.QUEUED, at - Job.queued_at > pending, ~just_ended
+    )
     ran = select(Job).where(Job.status == JobStatus.RUNNING, used > runtime)
     overdue = [
-        *((job, _waited(job)) for job in session.scalars(waited.limit(_BATCH).with_for_update())),
-        *((job, _ran(job)) for job in session.scalars(ran.limit(_BATCH).with_for_update())),
+        *((job, _waited(job)) for job in session.scalars(_locked(waited))),
+        *((job, _ran(job)) for job in session.scalars(_locked(ran))),
     ]
     for job, failure in overdue:
         fail(session, job, failure)
     return [job.id for job, _ in overdue]
+
+
+def _locked(query: Select[Job]) -> Select[Job]:
+    """A batch in the order in which everyone locks several jobs."""
+    return query.order_by(Job.id).limit(_BATCH).with_for_update()
 
 
 def _waited(job: Job) -> Failure:

@@ -13,7 +13,7 @@ from jobs.database import now
 from jobs.errors import InvalidRequest, NotFound
 from jobs.identity import Identity
 from jobs.models import File, Job, JobFile, Model, new_id, table_of
-from jobs.repository import file_of, model_of, models_of
+from jobs.repository import Lock, file_of, model_of, models_of
 from jobs.requests import JobRequest
 from jobs.service.events import Draft, open_stream
 from jobs.service.files import summary
@@ -64,7 +64,7 @@ def submit(session: Session, identity: Identity, request: JobRequest) -> Job:
 
 def _base_model(session: Session, identity: Identity, name: str) -> Model:
     try:
-        model = model_of(session, identity, name)
+        model = model_of(session, identity, name, lock=Lock.KEEP)
     except NotFound:
         model = None
     if model is None or model.project_id is not None:
@@ -109,7 +109,7 @@ def _inputs(session: Session, identity: Identity, request: JobRequest) -> list[_
 
 def _data_file(session: Session, identity: Identity, file_id: str, param: str) -> File:
     try:
-        file = file_of(session, identity, file_id)
+        file = file_of(session, identity, file_id, lock=Lock.KEEP)
     except NotFound as error:
         raise InvalidRequest(
             f"{param}: no file {file_id!r} in this project; upload one at POST /v1/files",
