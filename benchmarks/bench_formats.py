@@ -10,7 +10,6 @@ outside ASCII as escapes, `quotes` holds code, `exact` forces the slow reader on
 import argparse
 import json
 import random
-import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -18,14 +17,39 @@ from collections.abc import Callable, Iterator
 from training.formats import FileChecker
 
 _CHUNK_BYTES = 1 << 20
-_WORDS = tuple(
-    word + "\n" * (word == "it")
-    for word in re.findall(
-        r"\S+",
-        """the customer writes that an order of three lamps arrived late and one of them does
-        not work so please send élève naïve façade a ticket with number 4711 in it""",
-    )
-)
+_WORDS = [
+    "the",
+    "customer",
+    "writes",
+    "that",
+    "an",
+    "order",
+    "of",
+    "three",
+    "lamps",
+    "arrived",
+    "late",
+    "and",
+    "one",
+    "of",
+    "them",
+    "does",
+    "not",
+    "work",
+    "so",
+    "please",
+    "send",
+    "élève",
+    "naïve",
+    "façade",
+    "a",
+    "ticket",
+    "with",
+    "number",
+    "4711",
+    "in",
+    "it\n",
+]
 
 
 def _text(random_: random.Random, num_words: int) -> str:

@@ -12,6 +12,7 @@ from types import MappingProxyType
 
 from training.config import FormatName
 from training.json_lines import (
+    BOM,
     HEAD_BYTES,
     JsonObject,
     LineSplitter,
@@ -39,7 +40,6 @@ _BATCH_LINES = 128
 _MAX_COLUMN_NAMES = 100
 _MAX_SHOWN_KEYS = 10
 _OTHER_COLUMNS = "(others)"
-_BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True, slots=True)
@@ -345,7 +345,7 @@ class FileChecker:
 
     def _check_lines(self, lines: list[bytes]) -> None:
         if lines and self._num_lines == 0:
-            lines[0] = lines[0].removeprefix(_BOM)
+            lines[0] = lines[0].removeprefix(BOM)
         for start in range(0, len(lines), _BATCH_LINES):
             values = read_objects(lines[start : start + _BATCH_LINES], self._max_line_bytes)
             for number, value in enumerate(values, start=self._num_lines + 1):
@@ -376,12 +376,14 @@ class FileChecker:
     def _count_extra_columns(self, row: JsonObject, format: Format) -> None:
         counts = self._extra_columns
         for key in row:
-            if key in format.columns:
-                continue
-            name = shown(key)[1:-1]
-            if name not in counts and len(counts) >= _MAX_COLUMN_NAMES:
-                name = _OTHER_COLUMNS
-            counts[name] = counts.get(name, 0) + 1
+            if key not in format.columns:
+                name = key if key in counts else self._column_name(key)
+                counts[name] = counts.get(name, 0) + 1
+
+    def _column_name(self, key: str) -> str:
+        name = shown(key)[1:-1]
+        full = len(self._extra_columns) >= _MAX_COLUMN_NAMES
+        return _OTHER_COLUMNS if full and name not in self._extra_columns else name
 
 
 def read_rows(path: Path, format: FormatName | None = None) -> Iterator[Row]:
@@ -394,7 +396,7 @@ def read_rows(path: Path, format: FormatName | None = None) -> Iterator[Row]:
     empty = True
     with path.open("rb") as file:
         for number, raw in enumerate(file, start=1):
-            line = raw.removeprefix(_BOM) if number == 1 else raw
+            line = raw.removeprefix(BOM) if number == 1 else raw
             if is_blank(line):
                 continue
             empty = False
