@@ -89,8 +89,8 @@ def _relay(relays: Relays, ladder: StopLadder) -> None:
 def _relay_rest(run: ActiveRun, relays: Relays) -> None:
     """What was written up to the end, also if the database has to be waited for."""
     while relays.events.step() or relays.log.step(final=True) or relays.events.is_waiting():
-        run.check_held()
         if relays.events.is_waiting():
+            run.check_held()
             time.sleep(_TICK_SECONDS)
 
 

@@ -50,10 +50,19 @@ class Deployment:
         self.workers: list[subprocess.Popen[bytes]] = []
         with self.database.writing() as session:
             secret = keys.bootstrap(session, self.settings)
-        assert secret is not None
-        with self.database.reading() as session:
-            self.identity = keys.authenticate(session, secret)
+        if secret is not None:
+            with self.database.reading() as session:
+                self.identity = keys.authenticate(session, secret)
         self.set_mode("normal")
+
+    @classmethod
+    def beside(cls, first: "Deployment", folder: Path) -> "Deployment":
+        """A second host of the same deployment, with a data folder of its own."""
+        return cls(
+            folder,
+            database_url=first.settings.resolved_database_url,
+            artifacts_url=f"file://{first.settings.artifacts_folder}",
+        )
 
     def set_mode(self, mode: str) -> None:
         (self.settings.data_dir / "mode").write_text(mode)
@@ -72,13 +81,13 @@ class Deployment:
         self.workers.append(worker)
         return worker
 
-    def add_model(self, folder: Path, name: str = "tiny") -> None:
+    def add_model(self, folder: Path, name: str = "tiny", seconds: float = 30) -> None:
         folder.mkdir(exist_ok=True)
         with self.database.writing() as session:
             request = ModelRequest(name=name, source=str(folder))
             catalogue.add(session, self.identity, request)
         self.bell.ring("default")
-        self.wait_until(lambda: self.model(name).status != "pending", 30)
+        self.wait_until(lambda: self.model(name).status != "pending", seconds)
         assert self.model(name).status == "ready", self.model(name).error
 
     def model(self, name: str) -> Model:
@@ -106,16 +115,16 @@ class Deployment:
             files.add(session, self.identity, upload)
         return file_id
 
-    def submit(self, max_steps: int, save_steps: int = 5, **training: Any) -> str:
-        body = {
-            "model": "tiny",
-            "training_file": self.upload(),
-            "training": {
-                "optimization": {"max_steps": max_steps},
-                "checkpoints": {"save_steps": save_steps},
-                **training,
-            },
+    def submit(self, max_steps: int, save_steps: int = 5) -> str:
+        training = {
+            "optimization": {"max_steps": max_steps},
+            "checkpoints": {"save_steps": save_steps},
         }
+        return self.submit_body(
+            {"model": "tiny", "training_file": self.upload(), "training": training}
+        )
+
+    def submit_body(self, body: dict[str, Any]) -> str:
         with self.database.writing() as session:
             job = submission.submit(session, self.identity, JobRequest.model_validate(body))
         self.bell.ring(job.pool)
