@@ -48,14 +48,16 @@ class EventRelay:
         self._on_checkpoint = on_checkpoint
         self._offset_bytes = 0
         self._retry_at = 0.0
+        self._batch: tuple[list[Event], int] | None = None  # the same again after a lost reply
 
     def step(self) -> bool:
         """Relay some events; whether there may be more at once. Raises Fenced."""
         if time.monotonic() < self._retry_at:
             return False
-        events, num_bytes = self._read()
-        if num_bytes == 0:
+        self._batch = self._batch or self._read()
+        if self._batch is None:
             return False
+        events, num_bytes = self._batch
         try:
             self._record(events, self._offset_bytes + num_bytes)
         except UNREACHABLE as error:
@@ -63,6 +65,7 @@ class EventRelay:
             self._retry_at = time.monotonic() + _RETRY_SECONDS
             return False
         self._offset_bytes += num_bytes
+        self._batch = None
         self.spoke_at = time.monotonic()
         for event in events:
             self._notice(event)
@@ -70,7 +73,7 @@ class EventRelay:
 
     def is_waiting(self) -> bool:
         """Whether events could not be relayed yet."""
-        return self._retry_at > 0 and self._read()[1] > 0
+        return self._batch is not None
 
     def _record(self, events: list[Event], relayed_bytes: int) -> None:
         with self._database.writing() as session:
@@ -88,13 +91,15 @@ class EventRelay:
         elif isinstance(event, Finished):
             self.finished = event
 
-    def _read(self) -> tuple[list[Event], int]:
+    def _read(self) -> tuple[list[Event], int] | None:
         """The next whole lines, and their size."""
         content = _read_from(self._path, self._offset_bytes, _MAX_READ_BYTES)
         lines = content.split(b"\n")[:-1]
         if not lines and len(content) == _MAX_READ_BYTES:
             _log.warning("skipped a line without end in %s", self._path)
             return [], len(content)
+        if not lines:
+            return None
         lines = lines[:_MAX_EVENTS]
         events = [event for line in lines if (event := _parse(line)) is not None]
         return events, sum(len(line) + 1 for line in lines)
@@ -110,6 +115,7 @@ class LogRelay:
         self._redact = redact
         self._offset_bytes = 0
         self._next_at = 0.0
+        self._chunk = b""  # the same again after a lost reply
 
     def step(self, *, final: bool = False) -> bool:
         """Relay a chunk; whether there may be more at once. Raises Fenced.
@@ -120,18 +126,26 @@ class LogRelay:
         if not final and time.monotonic() < self._next_at:
             return False
         self._next_at = time.monotonic() + _LOG_SECONDS
-        content = _read_from(self._path, self._offset_bytes, _LOG_CHUNK_BYTES)
-        chunk = content if final else _whole_lines(content)
-        if not chunk:
+        self._chunk = self._chunk or self._read(final=final)
+        if not self._chunk:
             return False
         try:
-            self._record(chunk)
+            self._record(self._chunk)
         except UNREACHABLE as error:
             _log.warning("output waits on disk: %s", error)
             self._next_at = time.monotonic() + _RETRY_SECONDS
             return False
-        self._offset_bytes += len(chunk)
+        self._offset_bytes += len(self._chunk)
+        self._chunk = b""
         return True
+
+    def is_waiting(self) -> bool:
+        """Whether output could not be relayed yet."""
+        return bool(self._chunk)
+
+    def _read(self, *, final: bool) -> bytes:
+        content = _read_from(self._path, self._offset_bytes, _LOG_CHUNK_BYTES)
+        return content if final else _whole_lines(content)
 
     def _record(self, chunk: bytes) -> None:
         text = self._redact(
@@ -147,6 +161,15 @@ class Relays:
 
     events: EventRelay
     log: LogRelay
+
+    def step(self, *, final: bool = False) -> bool:
+        """One step of each; whether there may be more at once. Raises Fenced."""
+        more_events, more_log = self.events.step(), self.log.step(final=final)
+        return more_events or more_log
+
+    def is_waiting(self) -> bool:
+        """Whether words are held back by a database that is away."""
+        return self.events.is_waiting() or self.log.is_waiting()
 
 
 def relays_of(active: ActiveRun, on_checkpoint: Callable[[CheckpointSaved], None]) -> Relays:

@@ -70,26 +70,33 @@ def _decide(
     silent_for = time.monotonic() - relays.events.spoke_at
     if relays.events.finished is not None and silent_for > run.host.settings.stop_grace_seconds:
         ladder.hurry()  # it has said its last word but does not leave
-    elif silence_seconds is not None and silent_for > silence_seconds:
+    elif _is_hung(relays, silent_for, silence_seconds):
         ladder.want("hung")
     if run.host.drain.hard.is_set():
         ladder.hurry()
+
+
+def _is_hung(relays: Relays, silent_for: float, silence_seconds: float | None) -> bool:
+    return (
+        silence_seconds is not None
+        and silent_for > silence_seconds
+        and not relays.events.is_waiting()  # else it is the database that is silent
+    )
 
 
 def _relay(relays: Relays, ladder: StopLadder) -> None:
     if ladder.reason == "lost":
         return
     try:
-        relays.events.step()
-        relays.log.step()
+        relays.step()
     except Fenced:
         ladder.want("lost")
 
 
 def _relay_rest(run: ActiveRun, relays: Relays) -> None:
     """What was written up to the end, also if the database has to be waited for."""
-    while relays.events.step() or relays.log.step(final=True) or relays.events.is_waiting():
-        if relays.events.is_waiting():
+    while relays.step(final=True) or relays.is_waiting():
+        if relays.is_waiting():
             run.check_held()
             time.sleep(_TICK_SECONDS)
 

@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from jobs.schema import upgrade
+from tests.jobs.conftest import local_worlds
+from tests.jobs.world import World
 from tests.worker.deployment import Deployment
 
 
@@ -23,3 +26,11 @@ def fake(deployment: Deployment, tmp_path: Path) -> Deployment:
     deployment.start_worker()
     deployment.add_model(tmp_path / "model")
     return deployment
+
+
+@pytest.fixture
+def local_world(tmp_path: Path) -> Iterator[World]:
+    """A deployment without processes, for what needs only its database."""
+    template = tmp_path / "template.db"
+    upgrade(f"sqlite:///{template}")
+    yield from local_worlds(template, tmp_path)
