@@ -17,39 +17,11 @@ from collections.abc import Callable, Iterator
 from training.formats import FileChecker
 
 _CHUNK_BYTES = 1 << 20
-_WORDS = [
-    "the",
-    "customer",
-    "writes",
-    "that",
-    "an",
-    "order",
-    "of",
-    "three",
-    "lamps",
-    "arrived",
-    "late",
-    "and",
-    "one",
-    "of",
-    "them",
-    "does",
-    "not",
-    "work",
-    "so",
-    "please",
-    "send",
-    "élève",
-    "naïve",
-    "façade",
-    "a",
-    "ticket",
-    "with",
-    "number",
-    "4711",
-    "in",
-    "it\n",
-]
+_SENTENCE = (
+    "the customer writes that an order of three lamps arrived late and one of them does not work "
+    "so please send élève naïve façade a ticket with number 4711 in it\n"
+)
+_WORDS = _SENTENCE.split(" ")
 
 
 def _text(random_: random.Random, num_words: int) -> str:
