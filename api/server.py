@@ -1,6 +1,12 @@
-"""The server process: uvicorn, told how this application wants to be served and stopped."""
+"""The server process: uvicorn, told how this application wants to be served and stopped.
 
+`python -m api.server --host 0.0.0.0 --port 8642` is the API alone, over a database whose schema
+is at its head.
+"""
+
+import argparse
 import socket
+from collections.abc import Sequence
 
 import uvicorn
 
@@ -20,7 +26,7 @@ class Server(uvicorn.Server):
     tells that requests are answered.
     """
 
-    def __init__(self, settings: Settings, *, host: str = "127.0.0.1", port: int = 8000) -> None:
+    def __init__(self, settings: Settings, *, host: str = "127.0.0.1", port: int = 8642) -> None:
         self._app = create_app(settings)
         super().__init__(
             uvicorn.Config(
@@ -42,3 +48,16 @@ class Server(uvicorn.Server):
         services: Services = self._app.state.services
         services.streams.close()
         await super().shutdown(sockets)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Serve until a signal; settings come from the environment."""
+    parser = argparse.ArgumentParser(prog="python -m api.server", description="The API alone.")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8642)
+    asked = parser.parse_args(arguments)
+    Server(Settings(), host=asked.host, port=asked.port).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -14,6 +14,7 @@ from jobs.errors import InvalidRequest
 from training.json_lines import shown
 
 _MAX_OTHERS = 5
+_SHOULD = " should "
 _OBJECT_EXPECTED = frozenset({"model_type", "model_attributes_type", "dict_type"})
 _CODES = {"missing": "missing_field", "extra_forbidden": "unknown_key"}
 
@@ -70,10 +71,10 @@ def _sentence(field: str, complaints: Sequence[Complaint], model: object) -> str
     if first["type"] == "extra_forbidden":
         accepted = ", ".join(_known_keys(model, field.split(".")[:-1])) or "none"
         return f"{subject}: unknown key; the accepted keys here are {accepted}"
-    if first["type"] == "value_error":
+    if first["type"] == "value_error" or _SHOULD not in first["msg"]:
         words = first["msg"].removeprefix("Value error, ")
         return f"{subject}: {words}{_value(first, '; got ')}"
-    expected = dict.fromkeys(_expected(complaint) for complaint in complaints)
+    expected = dict.fromkeys(_expected(c) for c in complaints if _SHOULD in c["msg"])
     return f"{subject} should {' or '.join(expected)}{_value(first, ', but is ')}"
 
 
@@ -82,7 +83,7 @@ def _expected(complaint: Complaint) -> str:
     if complaint["type"] in _OBJECT_EXPECTED:
         return "be a JSON object"
     message: str = complaint["msg"]
-    return message.partition(" should ")[2] or f"be accepted, and was not: {message}"
+    return message.partition(_SHOULD)[2]
 
 
 def _value(complaint: Complaint, lead: str) -> str:

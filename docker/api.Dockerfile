@@ -1,6 +1,6 @@
 # The API, and the commands `tunesmith` and `python -m cli.bootstrap`: no torch inside.
 FROM python:3.11-slim
-RUN useradd --create-home --uid 10001 tunesmith && install -d -o tunesmith -m 700 /data
+RUN useradd --create-home --uid 10001 tunesmith && install -d -o tunesmith -m 700 /data /artifacts
 WORKDIR /app
 COPY pyproject.toml constraints.txt README.md ./
 COPY api ./api

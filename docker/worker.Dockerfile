@@ -2,7 +2,7 @@
 # takes the small build for hosts without a GPU.
 FROM python:3.11-slim
 ARG TORCH_INDEX_URL=
-RUN useradd --create-home --uid 10001 tunesmith && install -d -o tunesmith -m 700 /data
+RUN useradd --create-home --uid 10001 tunesmith && install -d -o tunesmith -m 700 /data /artifacts
 WORKDIR /app
 COPY pyproject.toml constraints.txt README.md ./
 RUN pip install --no-cache-dir --no-deps ${TORCH_INDEX_URL:+--index-url $TORCH_INDEX_URL} \

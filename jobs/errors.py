@@ -1,12 +1,12 @@
 """What the service refuses, as one tree; `api.errors` maps each class to a status.
 
-    JobsError
-    ├── InvalidRequest      a field's value is not accepted           (param)
-    ├── NotFound            no such thing in this project
-    ├── Conflict            the thing's state does not allow it
-    ├── Unauthenticated     no valid API key
-    ├── Forbidden           the key's role does not allow it
-    └── TooLarge            over a limit of the settings
+JobsError
+├── InvalidRequest      a field's value is not accepted           (param)
+├── NotFound            no such thing in this project
+├── Conflict            the thing's state does not allow it
+├── Unauthenticated     no valid API key
+├── Forbidden           the key's role does not allow it
+└── TooLarge            over a limit of the settings
 """
 
 

@@ -43,7 +43,9 @@ class Settings(BaseSettings):
         3600, description="Longest silence of a training process before it counts as hung."
     )
     max_crashes: PositiveInt = Field(3, description="Crashes without checkpoint progress between.")
-    max_lost_runs: PositiveInt = Field(20, description="Lost hosts and drains a job may live through.")
+    max_lost_runs: PositiveInt = Field(
+        20, description="Lost hosts and drains a job may live through."
+    )
 
     worker_pool: str = "default"
     worker_gpus: int | None = Field(None, description="GPUs to offer; None: all that are seen.")

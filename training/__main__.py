@@ -81,7 +81,7 @@ def _finish(directory: RunDirectory, reporter: Reporter, stop: StopSignal) -> Fi
     except StopRequested as request:
         saved = request.reason in {"pause", "drain"}
         return Finished(outcome="interrupted" if saved else "cancelled", step=reporter.step)
-    except Exception as error:  # noqa: BLE001 - the edge of the process
+    except Exception as error:
         if not isinstance(error, RunError):
             log.exception("The run failed")
         return Finished(outcome="failed", step=reporter.step, failure=failure_of(error))

@@ -264,8 +264,7 @@ def resolved(config: TrainingConfig, *, num_rows: int, context_length: int) -> T
         update={
             "data": config.data.model_copy(
                 update={
-                    "max_length": config.data.max_length
-                    or min(DEFAULT_MAX_LENGTH, context_length)
+                    "max_length": config.data.max_length or min(DEFAULT_MAX_LENGTH, context_length)
                 }
             ),
             "optimization": optimization.model_copy(

@@ -53,9 +53,7 @@ def misfits(config: TrainingConfig, facts: ModelFacts) -> Iterator[Misfit]:
     )
 
 
-def _unknown_modules(
-    key: str, asked: list[str], known: tuple[str, ...]
-) -> Iterator[Misfit]:
+def _unknown_modules(key: str, asked: list[str], known: tuple[str, ...]) -> Iterator[Misfit]:
     for name in asked:
         if name not in known:
             yield Misfit(

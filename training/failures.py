@@ -10,7 +10,7 @@ import errno
 
 from pydantic import ValidationError
 
-from training.events import Fault, Failure
+from training.events import Failure, Fault
 from training.formats import DataError
 from training.run_directory import StopReason
 
@@ -31,7 +31,7 @@ class RunError(Exception):
         self.failure = Failure(code=code, message=message, fault=fault, param=param, remedy=remedy)
 
 
-class StopRequested(BaseException):  # noqa: N818 - a request, not an error
+class StopRequested(BaseException):
     """The process was told to end; a BaseException, so that no library swallows it."""
 
     def __init__(self, reason: StopReason) -> None:

@@ -131,7 +131,7 @@ def _trainable_model(prepared: Prepared, reporter: Reporter) -> Trainable:
         f"{trained:,} of {everything:,} parameters are trained ({trained / everything:.2%}).",
         trained_parameters=trained,
         parameters=everything,
-        attention=base.config._attn_implementation,  # noqa: SLF001 - what transformers chose
+        attention=base.config._attn_implementation,
     )
     if config.data.packing:
         check_isolation(model, base.config.get_text_config().vocab_size)
@@ -153,7 +153,7 @@ def _tuner(
             blocks=len(blocks),
             share_filled=share,
         )
-        flatten = model.config._attn_implementation == "flash_attention_2"  # noqa: SLF001 - as above
+        flatten = model.config._attn_implementation == "flash_attention_2"
         collate = PackedCollator(pad_token_id, flatten=flatten)
         training_data = TrainingData(blocks, plan.valid, collate, padded)
     else:

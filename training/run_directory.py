@@ -1,13 +1,13 @@
 """The files of a run directory, and how they are written so that a crash leaves old or new.
 
-    run.json          RunSpec: what to do
-    stop.json         why the process is being stopped, written before its TERM
-    events.jsonl      what happened (training.events)
-    output.log        standard output and error of the process
-    data/             staged inputs, where the worker copies them
-    checkpoints/      checkpoint-<step>/, each with a manifest.json
-    result/           the adapter (or the model), with a manifest.json
-    tensorboard/      tracker files
+run.json          RunSpec: what to do
+stop.json         why the process is being stopped, written before its TERM
+events.jsonl      what happened (training.events)
+output.log        standard output and error of the process
+data/             staged inputs, where the worker copies them
+checkpoints/      checkpoint-<step>/, each with a manifest.json
+result/           the adapter (or the model), with a manifest.json
+tensorboard/      tracker files
 """
 
 import hashlib

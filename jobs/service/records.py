@@ -78,15 +78,14 @@ def record(
     relayed_bytes: int,
     settings: Settings,
 ) -> Orders:
-    """Keep what the training process said, and how far its file was read; raises Fenced."""
-    run = hold(
-        session,
-        fence,
-        relayed_bytes=relayed_bytes,
-        lease_expires_at=now(session) + settings.lease_seconds,
-    )
+    """Keep what the training process said, and how far its file was read; raises Fenced.
+
+    The same batch again, after a reply that was lost, changes nothing.
+    """
+    run = hold(session, fence, lease_expires_at=now(session) + settings.lease_seconds)
     job = lock_running_job(session, run)
-    if job is not None:
+    is_new, run.relayed_bytes = relayed_bytes > run.relayed_bytes, relayed_bytes
+    if job is not None and is_new:
         for event in events:
             _apply(session, job, run, event)
         append(session, job.id, [d for event in events for d in _drafts(event, run.attempt)])
@@ -94,8 +93,14 @@ def record(
 
 
 def record_log(session: Session, fence: Fence, text: str, *, log_bytes: int) -> None:
-    """Keep a chunk of the process's output, and how far its file was read; raises Fenced."""
-    run = hold(session, fence, log_bytes=log_bytes)
+    """Keep a chunk of the process's output, and how far its file was read; raises Fenced.
+
+    The same chunk again, after a reply that was lost, changes nothing.
+    """
+    run = hold(session, fence)
+    if log_bytes <= run.log_bytes:
+        return
+    run.log_bytes = log_bytes
     stream_id = run.job_id or run.model_id
     assert stream_id is not None
     append(session, stream_id, [Draft("log", text, attempt=run.attempt)])
@@ -119,6 +124,9 @@ def record_checkpoint(
     job = lock_running_job(session, run)
     if job is None:
         raise Fenced(fence.run_id)
+    same = (Checkpoint.job_id == job.id, Checkpoint.key_prefix == key_prefix)
+    if session.scalar(select(Checkpoint.id).where(*same)) is not None:
+        return  # we were asked before, and the reply was lost
     at = now(session)
     checkpoint = Checkpoint(
         id=new_id("ftckpt_"),

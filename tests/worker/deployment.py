@@ -168,10 +168,13 @@ class Deployment:
     def wait_until(self, true: Callable[[], object], seconds: float) -> None:
         deadline = time.monotonic() + seconds
         while not true():
-            log = self.settings.data_dir / "worker.log"
-            said = log.read_text()[-6000:] if log.exists() else ""
+            said = self.worker_log()[-6000:]
             assert time.monotonic() < deadline, f"waited {seconds} s in vain; the worker:\n{said}"
             time.sleep(0.03)
+
+    def worker_log(self) -> str:
+        log = self.settings.data_dir / "worker.log"
+        return log.read_text() if log.exists() else ""
 
     def wait_for_step(self, job_id: str, step: int, seconds: float = 30) -> None:
         self.wait_until(lambda: len(self.curve(job_id)) >= step, seconds)

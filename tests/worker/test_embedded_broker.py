@@ -85,7 +85,9 @@ def test_a_malformed_file_is_thrown_away(
     assert len(received(connection)) == 1
 
 
-def test_writers_and_readers_never_see_half_a_message(settings: Settings) -> None:
+def test_writers_and_readers_never_see_half_a_message(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
     """Large messages under two readers: each one read is whole, and none is left."""
     app = make_celery_app(settings)
     queue = queue_name("default")
@@ -111,6 +113,7 @@ def test_writers_and_readers_never_see_half_a_message(settings: Settings) -> Non
         reader.join()
     assert read
     assert set(read) == {50_000}
+    assert "malformed" not in caplog.text
     assert [path for path in settings.broker_folder.iterdir() if "msg" in path.name] == []
 
 

@@ -13,6 +13,7 @@ from sqlalchemy import select
 
 from jobs.models import Artifact
 from jobs.queue import queue_name
+from tests.servers import RedisServer
 from tests.worker.deployment import Deployment
 from tests.worker.fake_training import SECRET, losses
 
@@ -180,3 +181,44 @@ def test_forged_messages_do_not_disturb_the_worker(fake: Deployment) -> None:
     file.write_text("not read by a dead consumer")
     fake.wait_until(lambda: not file.exists(), 5)
     assert fake.wait_for_end(fake.submit(max_steps=3)) == "succeeded"
+
+
+def test_a_training_that_falls_silent_is_ended(tmp_path: Path) -> None:
+    deployment = Deployment(tmp_path, phase_timeout_seconds=2, max_crashes=1)
+    try:
+        deployment.start_worker()
+        deployment.add_model(tmp_path / "model")
+        deployment.set_mode("silent")
+        job_id = deployment.submit(max_steps=5)
+        assert deployment.wait_for_end(job_id) == "failed"
+        error = deployment.job(job_id).error
+        assert error is not None
+        assert error["code"] == "hung"
+        assert deployment.processes() == []
+    finally:
+        deployment.close()
+
+
+@pytest.mark.redis
+def test_redis_may_come_and_go(tmp_path: Path, redis: RedisServer) -> None:
+    """Bells through Redis; without it jobs still start, train and end, only a little later."""
+    deployment = Deployment(tmp_path, broker_url=redis.url)
+    try:
+        deployment.start_worker()
+        deployment.add_model(tmp_path / "model")
+        deployment.wait_until(lambda: "ready." in deployment.worker_log(), 10)
+        running = deployment.submit(max_steps=40)
+        deployment.wait_for_step(running, 3)
+        redis.kill()
+        waiting = deployment.submit(max_steps=5)
+        assert deployment.wait_for_end(running) == "succeeded"
+        assert deployment.wait_for_end(waiting) == "succeeded"
+        assert [run.outcome for run in deployment.runs(running)] == ["succeeded"]
+        redis.start()
+        assert deployment.wait_for_end(deployment.submit(max_steps=5)) == "succeeded"
+        began = time.monotonic()
+        deployment.workers[0].terminate()
+        assert deployment.workers[0].wait(20) == 0
+        assert time.monotonic() - began < 10
+    finally:
+        deployment.close()
