@@ -108,7 +108,13 @@ class AdapterConfig(Section):
 
     @model_validator(mode="after")
     def _no_lora_key_without_lora(self) -> Self:
-        if self.type == "none" and (unused := sorted(self.model_fields_set - {"type"})):
+        # Compared with the defaults, so that a configuration can be written out and read again.
+        unused = sorted(
+            name
+            for name in self.model_fields_set - {"type"}
+            if getattr(self, name) != type(self).model_fields[name].default
+        )
+        if self.type == "none" and unused:
             raise ValueError(
                 f'type "none" trains every weight and has no {", ".join(unused)}: '
                 'remove them, or set type to "lora"'
