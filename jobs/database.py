@@ -12,6 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, Select, create_engine, event, extract, func, select, text
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 _BUSY_TIMEOUT_SECONDS = 30
@@ -54,10 +55,14 @@ class Database:
                 session.execute(select(func.pg_advisory_xact_lock(_LOCK)))
             yield session
 
-    def ping(self) -> None:
-        """Raise sqlalchemy.exc.SQLAlchemyError when the database does not answer."""
-        with self.reading() as session:
-            session.execute(text("SELECT 1"))
+    def answers(self) -> bool:
+        """Whether the database can be asked anything now."""
+        try:
+            with self.reading() as session:
+                session.execute(text("SELECT 1"))
+        except SQLAlchemyError:
+            return False
+        return True
 
     def close(self) -> None:
         self._engine.dispose()

@@ -3,7 +3,6 @@
 from typing import Literal
 
 from fastapi import APIRouter, Response
-from sqlalchemy.exc import SQLAlchemyError
 
 from api.schemas.common import Reply
 from api.services import Provided, Services
@@ -45,9 +44,7 @@ def readyz(services: Provided, response: Response) -> Readiness:
 
 def _reasons(services: Services) -> list[str]:
     reasons = []
-    try:
-        services.db.ping()
-    except SQLAlchemyError:
+    if not services.db.answers():
         reasons.append("the database does not answer")
     try:
         _write(services.store)
