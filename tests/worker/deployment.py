@@ -197,6 +197,11 @@ class Deployment:
                 return pid
         raise AssertionError(f"no {part} among {self.processes()}")
 
+    def check_nothing_is_left(self) -> None:
+        """No process of a run, and no run directory once the worker has cleared up."""
+        assert self.processes() == []
+        self.wait_until(lambda: not list(self.settings.runs_folder.iterdir()), 5)
+
     def close(self) -> None:
         for worker in self.workers:
             if worker.poll() is None:

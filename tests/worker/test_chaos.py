@@ -38,8 +38,7 @@ def check_it_went_on(fake: Deployment, job_id: str, outcomes: list[str]) -> None
     assert all(data and data["step"] >= 5 for data in steps), "it began anew"
     seqs = [event.seq for event in fake.events(job_id)]
     assert seqs == list(range(1, len(seqs) + 1))
-    assert fake.processes() == []
-    assert list(fake.settings.runs_folder.iterdir()) == []
+    fake.check_nothing_is_left()
 
 
 def kill(process: subprocess.Popen[bytes]) -> None:
@@ -144,7 +143,7 @@ def test_a_drain_saves_and_hands_back(fake: Deployment, number: int) -> None:
 
 def test_a_second_term_ends_all_patience(fake: Deployment) -> None:
     fake.set_mode("stubborn")
-    job_id = start(fake, steps=200)
+    job_id = start(fake, steps=100)
     fake.workers[0].terminate()
     time.sleep(2)
     assert fake.workers[0].poll() is None
@@ -159,7 +158,7 @@ def test_a_second_term_ends_all_patience(fake: Deployment) -> None:
 
 def test_a_drained_worker_takes_no_new_job(fake: Deployment) -> None:
     fake.set_mode("stubborn")
-    start(fake, steps=200)
+    start(fake, steps=100)
     fake.workers[0].terminate()
     time.sleep(1)
     waiting = fake.submit(max_steps=5)

@@ -60,8 +60,7 @@ def test_a_job_succeeds_and_its_result_is_whole(fake: Deployment) -> None:
 
     kept = [c.step for c in fake.checkpoints(job_id) if c.deleted_at is None]
     assert kept == [10, 15, 20]
-    assert list(fake.settings.runs_folder.iterdir()) == []
-    assert fake.processes() == []
+    fake.check_nothing_is_left()
 
 
 def test_no_secret_reaches_the_stored_log(fake: Deployment) -> None:
