@@ -78,7 +78,7 @@ class Rescue:
             query = select(Run.id, Run.lease_expires_at).where(
                 Run.ended_at.is_(None), Run.lease_expires_at < at
             )
-            expired = dict(session.execute(query).tuples().all())
+            expired = {row.id: row.lease_expires_at for row in session.execute(query)}
         ripe = self._clock.trusts(at)
         for run_id, expires_at in expired.items():
             if ripe and self._seen.get(run_id) == expires_at:
