@@ -34,6 +34,9 @@ class Client:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
         self._http.close()
 
     def get(self, path: str, **params: Any) -> Json:  # noqa: ANN401 - query values of any kind
