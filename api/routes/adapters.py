@@ -25,6 +25,7 @@ _MEMBERS = "adapter/"
 @router.get(
     "/{job_id}/adapter",
     response_class=Download,
+    status_code=200,
     responses={**problems(404, 416), 200: bytes_reply("A ZIP.", "application/zip")},
 )
 def download_adapter(
@@ -68,6 +69,7 @@ def list_adapter_files(
 @router.get(
     "/{job_id}/adapter/files/{name:path}",
     response_class=Download,
+    status_code=200,
     responses={**problems(404, 416), 200: bytes_reply("The file.")},
 )
 def download_adapter_file(

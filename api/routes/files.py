@@ -120,6 +120,7 @@ def retrieve_report(file_id: str, services: Provided, caller: Caller) -> FileRep
 @router.get(
     "/{file_id}/content",
     response_class=Download,
+    status_code=200,
     responses={**problems(404, 416), 200: bytes_reply("The bytes as they were uploaded.")},
 )
 def retrieve_content(

@@ -1,0 +1,52 @@
+"""One server for all tests of this folder; every test has projects of its own in it."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from jobs.database import Database
+from jobs.schema import upgrade
+from tests.api.deployment import Client, Deployment
+from tests.jobs.world import settings_in
+
+
+@pytest.fixture(scope="session")
+def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    settings = settings_in(
+        tmp_path_factory.mktemp("api"),
+        max_upload_bytes=100_000,
+        max_line_bytes=10_000,
+        max_body_bytes=20_000,
+    )
+    upgrade(settings.resolved_database_url)
+    database = Database(settings.resolved_database_url)
+    made = Deployment(database, settings)
+    made.model()
+    made.start()
+    yield made
+    made.stop()
+    database.close()
+
+
+@pytest.fixture
+def admin(deployment: Deployment) -> Iterator[Client]:
+    """The only admin of a new project."""
+    client = deployment.project()
+    with client.http:
+        yield client
+
+
+@pytest.fixture
+def member(deployment: Deployment, admin: Client) -> Iterator[Client]:
+    """A member of the same project."""
+    client = deployment.client(admin.identity.project_id, admin.pool, "member")
+    with client.http:
+        yield client
+
+
+@pytest.fixture
+def stranger(deployment: Deployment) -> Iterator[Client]:
+    """An admin of another project."""
+    client = deployment.project()
+    with client.http:
+        yield client

@@ -1,0 +1,156 @@
+"""Bodies that are refused, each with the place at fault."""
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.api.deployment import Client, refused
+
+_JOB = {"model": "tiny", "training_file": "file-1"}
+_DEEP = b'{"model": ' + b"[" * 500 + b"]" * 500 + b"}"
+_VERY_DEEP = b"[" * 9000 + b"]" * 9000
+
+_NOT_STRICT: list[tuple[bytes, str | None, str]] = [
+    (b"", None, "empty"),
+    (b"   ", None, "empty"),
+    (b"{", None, "line 1"),
+    (b"not json", None, "not JSON"),
+    (b"{'model': 'tiny'}", None, "not JSON"),
+    (b'{"model": "tiny"} x', None, "Extra data"),
+    (b'\xff\xfe{"model"', None, "UTF-8"),
+    (b'{"model": "caf\xe9"}', None, "0xe9"),
+    (b'{"model": "a\nb"}', None, "control character"),
+    (b'{"model": "a", "model": "b"}', None, "'model' twice"),
+    (b'{"metadata": {"k": "a", "k": "b"}}', "metadata", "'k' twice"),
+    (b'{"training_files": [{"file": "a", "file": "b"}]}', "training_files.0", "'file' twice"),
+    (b'{"seed": NaN}', "seed", "finite"),
+    (b'{"training": {"optimization": {"learning_rate": Infinity}}}',
+     "training.optimization.learning_rate", "finite"),
+    (b'{"seed": -Infinity}', "seed", "finite"),
+    (b'{"seed": 1e999}', "seed", "finite"),
+    (b'{"seed": 9223372036854775808}', "seed", "64 bits"),
+    (b'{"seed": ' + b"9" * 5000 + b"}", "seed", "finite"),
+    (b'{"model": "a\\u0000b"}', "model", "NUL"),
+    (b'{"a\\u0000b": 1}', None, "NUL"),
+    (b'{"metadata": {"k": "\\u0000"}}', "metadata.k", "NUL"),
+    (b'{"model": "\\ud800"}', "model", "surrogate"),
+    (b'{"suffix": "x\\udfff"}', "suffix", "surrogate"),
+    (b'{"metadata": {"\\ud83d": "v"}}', "metadata", "surrogate"),
+    (b'{"training": {"data": {"format": "\\udc00\\ud800"}}}', "training.data.format", "surrogate"),
+    (_DEEP, None, "64"),
+    (_VERY_DEEP, None, "64"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("raw", "param", "words"), _NOT_STRICT)
+def test_json_that_is_not_strict(admin: Client, raw: bytes, param: str | None, words: str) -> None:
+    headers = {"content-type": "application/json"}
+    error = refused(admin.http.post("/fine_tuning/jobs", content=raw, headers=headers), 400)
+    assert (error["param"], error["code"]) == (param, "invalid_json")
+    assert words in error["message"]
+
+
+def test_a_pair_of_surrogates_is_a_character(admin: Client) -> None:
+    raw = json.dumps({"name": "smile \U0001f600", "role": "member"}).encode()
+    assert b"\\ud83d" in raw
+    headers = {"content-type": "application/json; charset=utf-8"}
+    reply = admin.http.post("/api_keys", content=raw, headers=headers)
+    assert reply.json()["name"] == "smile \U0001f600"
+
+
+_UNKNOWN: list[tuple[dict[str, Any], str, str]] = [
+    ({"lora": {}}, "lora", "training_file"),
+    ({"training": {"optimisation": {}}}, "training.optimisation", "optimization"),
+    ({"training": {"adapter": {"rank": 8}}}, "training.adapter.rank", "lora_alpha"),
+    ({"training": {"optimization": {"lr": 1}}}, "training.optimization.lr", "learning_rate"),
+    ({"resources": {"gpu": 1}}, "resources.gpu", "gpus"),
+    ({"limits": {"hours": 1}}, "limits.hours", "max_runtime_seconds"),
+    ({"method": {"type": "supervised", "dpo": {}}}, "method.dpo", "supervised"),
+    (
+        {"method": {"type": "supervised", "supervised": {"hyperparameters": {"epochs": 1}}}},
+        "method.supervised.hyperparameters.epochs",
+        "n_epochs",
+    ),
+]
+
+
+@pytest.mark.parametrize(("change", "param", "accepted"), _UNKNOWN)
+def test_unknown_keys_are_named_with_the_known_ones(
+    admin: Client, change: dict[str, Any], param: str, accepted: str
+) -> None:
+    error = refused(admin.http.post("/fine_tuning/jobs", json=_JOB | change), 400)
+    assert (error["param"], error["code"]) == (param, "unknown_key")
+    assert accepted in error["message"]
+
+
+def test_an_unknown_key_in_a_list(admin: Client) -> None:
+    body = {"model": "tiny", "training_files": [{"file": "a"}, {"file": "b", "wait": 1}]}
+    error = refused(admin.http.post("/fine_tuning/jobs", json=body), 400)
+    assert error["param"] == "training_files.1.wait"
+    assert "weight" in error["message"]
+
+
+_WRONG: list[tuple[dict[str, Any], str, str, str]] = [
+    ({"model": 5}, "model", "5", "string"),
+    ({"model": None}, "model", "null", "string"),
+    ({"seed": "7"}, "seed", '"7"', "integer"),
+    ({"seed": -1}, "seed", "-1", "greater than or equal to 0"),
+    ({"seed": 1.5}, "seed", "1.5", "integer"),
+    ({"seed": True}, "seed", "true", "integer"),
+    ({"suffix": "x" * 65}, "suffix", "x", "pattern"),
+    ({"suffix": "a/b"}, "suffix", "a/b", "pattern"),
+    ({"metadata": "team"}, "metadata", "team", "object"),
+    ({"metadata": {"k": 5}}, "metadata.k", "5", "string"),
+    ({"metadata": {"k": "v" * 513}}, "metadata.k", "v", "512"),
+    ({"metadata": {str(n): "" for n in range(17)}}, "metadata", "", "16"),
+    ({"method": {"type": "dpo"}}, "method.type", "dpo", "supervised"),
+    ({"method": []}, "method", "[]", "object"),
+    ({"hyperparameters": {"n_epochs": 0}}, "hyperparameters.n_epochs", "0", "auto"),
+    ({"hyperparameters": {"n_epochs": "many"}}, "hyperparameters.n_epochs", "many", "auto"),
+    ({"resources": {"gpus": 2}}, "resources.gpus", "2", "1"),
+    ({"resources": {"pool": "A B"}}, "resources.pool", "A B", "pattern"),
+    ({"priority": 101}, "priority", "101", "100"),
+    ({"training": {"adapter": {"r": "8"}}}, "training.adapter.r", '"8"', "integer"),
+    ({"training": 3}, "training", "3", "object"),
+    ({"integrations": [{"type": "wandb"}]}, "integrations", "wandb", "at most 0"),
+]
+
+
+@pytest.mark.parametrize(("change", "param", "value", "accepted"), _WRONG)
+def test_wrong_values_are_shown_with_what_is_accepted(
+    admin: Client, change: dict[str, Any], param: str, value: str, accepted: str
+) -> None:
+    error = refused(admin.http.post("/fine_tuning/jobs", json=_JOB | change), 400)
+    assert error["param"] == param
+    assert param in error["message"]
+    assert value in error["message"]
+    assert accepted in error["message"]
+
+
+@pytest.mark.parametrize("body", [[], 1, "x", None, True])
+def test_a_body_that_is_no_object(admin: Client, body: object) -> None:
+    raw = json.dumps(body).encode()
+    headers = {"content-type": "application/json"}
+    error = refused(admin.http.post("/fine_tuning/jobs", content=raw, headers=headers), 400)
+    assert "body" in error["message"]
+
+
+def test_missing_fields_are_all_named(admin: Client) -> None:
+    error = refused(admin.http.post("/models", json={}), 400)
+    assert (error["param"], error["code"]) == ("name", "missing_field")
+    assert "source" in error["message"]
+
+
+def test_rules_of_a_submission_name_their_field(admin: Client) -> None:
+    file = admin.upload()["id"]
+    for change, param in (
+        ({"model": "gone"}, "model"),
+        ({"training_file": "file-none"}, "training_file"),
+        ({"validation_file": "file-none"}, "validation_file"),
+        ({"training": {"data": {"format": "instruct"}}}, "training.data.format"),
+    ):
+        body = {"model": "tiny", "training_file": file} | change
+        error = refused(admin.http.post("/fine_tuning/jobs", json=body), 400)
+        assert error["param"] == param
+    assert admin.http.get("/fine_tuning/jobs").json()["data"] == []

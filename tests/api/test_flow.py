@@ -1,0 +1,155 @@
+"""The whole way of a job through the front door, and through OpenAI's client."""
+
+import hashlib
+
+import openai
+import pytest
+
+from tests.api.deployment import ADAPTER, ROWS, Client, Deployment, adapter_archive, ok
+from training.events import Metrics, Progress
+
+
+def test_from_an_upload_to_the_adapter(deployment: Deployment, admin: Client) -> None:
+    file = admin.upload()
+    assert file | {"id": "", "created_at": 0} == {
+        "id": "",
+        "object": "file",
+        "bytes": len(ROWS),
+        "created_at": 0,
+        "expires_at": None,
+        "filename": "rows.jsonl",
+        "purpose": "fine-tune",
+        "status": "processed",
+        "status_details": None,
+        "format": "messages",
+        "num_rows": 3,
+        "sha256": hashlib.sha256(ROWS).hexdigest(),
+    }
+    job = admin.submit(training_file=file["id"], suffix="mine", seed=7, metadata={"team": "a"})
+    assert (job["status"], job["queue"], job["fine_tuned_model"]) == (
+        "queued",
+        {"position": 0},
+        None,
+    )
+    assert (job["seed"], job["suffix"], job["metadata"]) == (7, "mine", {"team": "a"})
+    assert job["training_files"] == [{"file": file["id"], "weight": 1.0}]
+    assert job["organization_id"] == admin.identity.organization
+
+    run = deployment.begin(admin)
+    deployment.say(run, Progress(phase="training", step=1, total_steps=2))
+    deployment.say(run, Metrics(step=1, metrics={"train_loss": 2.5, "trained_tokens": 12}))
+    running = admin.job(job["id"])
+    assert (running["status"], running["phase"], running["attempt"]) == ("running", "training", 1)
+    assert running["progress"].items() >= {"step": 1, "total_steps": 2}.items()
+    assert running["trained_tokens"] == 12
+    assert running["queue"] is None
+    deployment.checkpoint(run, 1)
+    deployment.succeed(run)
+
+    done = admin.job(job["id"])
+    assert done["status"] == "succeeded"
+    assert done["fine_tuned_model"].startswith(f"ft:tiny:{admin.identity.organization}:mine:")
+    assert done["finished_at"] >= done["started_at"] >= done["created_at"]
+    path = f"/fine_tuning/jobs/{job['id']}"
+    events = ok(admin.http.get(f"{path}/events"))["data"]
+    (metrics,) = [event for event in events if event["type"] == "metrics"]
+    assert metrics["data"] == {"step": 1, "train_loss": 2.5, "trained_tokens": 12}
+    checkpoints = ok(admin.http.get(f"{path}/checkpoints"))
+    (checkpoint,) = checkpoints["data"]
+    assert checkpoints["first_id"] == checkpoints["last_id"] == checkpoint["id"]
+    assert checkpoint["step_number"] == 1
+    assert checkpoint["fine_tuned_model_checkpoint"] == f"{done['fine_tuned_model']}:ckpt-step-1"
+    (run_reply,) = ok(admin.http.get(f"{path}/runs"))["data"]
+    assert (run_reply["attempt"], run_reply["outcome"]) == (1, "succeeded")
+    assert admin.http.get(f"{path}/adapter").content == adapter_archive()
+    assert done["adapter"]["url"] == f"/v1{path}/adapter"
+    listed = ok(admin.http.get(f"{path}/adapter/files"))["data"]
+    assert {f["name"]: f["bytes"] for f in listed} == {n: len(c) for n, c in ADAPTER.items()}
+    for entry in listed:
+        assert admin.http.get(entry["url"].removeprefix("/v1")).content == ADAPTER[entry["name"]]
+
+
+def test_a_failed_job_says_why_and_whose_fault_it_was(
+    deployment: Deployment, admin: Client
+) -> None:
+    from jobs.states import RunOutcome
+
+    job = admin.submit()
+    deployment.finish(deployment.begin(admin), RunOutcome.FAILED)
+    failed = admin.job(job["id"])
+    assert failed["status"] == "failed"
+    assert failed["error"] == {
+        "code": "bad",
+        "message": "it went wrong",
+        "param": None,
+        "remedy": "mend it",
+        "fault": "data",
+    }
+
+
+def test_openais_client(deployment: Deployment, admin: Client) -> None:
+    with openai.OpenAI(
+        api_key=admin.secret, base_url=f"{deployment.origin}/v1", max_retries=0
+    ) as client:
+        file = client.files.create(file=("rows.jsonl", ROWS), purpose="fine-tune")
+        assert client.files.wait_for_processing(file.id).status == "processed"
+        assert [f.id for f in client.files.list(purpose="fine-tune")] == [file.id]
+        assert client.files.content(file.id).content == ROWS
+
+        job = client.fine_tuning.jobs.create(
+            model="tiny",
+            training_file=file.id,
+            seed=3,
+            suffix="sdk",
+            metadata={"team": "a b"},
+            method={"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 2}}},
+            extra_body={
+                "training": {"adapter": {"r": 4}},
+                "resources": {"pool": admin.pool},
+            },
+        )
+        assert job.training["adapter"]["r"] == 4  # type: ignore[attr-defined]
+        assert job.hyperparameters.n_epochs == 2
+        run = deployment.begin(admin)
+        for step in (1, 2, 3):
+            deployment.say(run, Metrics(step=step, metrics={"train_loss": 1.0}))
+            deployment.checkpoint(run, step)
+        deployment.succeed(run)
+        assert client.fine_tuning.jobs.retrieve(job.id).status == "succeeded"
+        events = list(client.fine_tuning.jobs.list_events(job.id, limit=2))
+        assert len(events) == len({e.id for e in events}) >= 4
+        steps = [c.step_number for c in client.fine_tuning.jobs.checkpoints.list(job.id, limit=1)]
+        assert steps == sorted(steps, reverse=True) != []
+        found = client.fine_tuning.jobs.list(metadata={"team": "a b"})
+        assert [j.id for j in found] == [job.id]
+
+        tuned = client.fine_tuning.jobs.retrieve(job.id).fine_tuned_model
+        assert tuned is not None
+        assert ":" in tuned
+        assert client.models.retrieve(tuned).id == tuned
+        assert {"tiny", tuned} <= {m.id for m in client.models.list()}
+        assert client.models.delete(tuned).deleted
+
+        other = client.fine_tuning.jobs.create(model="tiny", training_file=file.id)
+        assert client.fine_tuning.jobs.cancel(other.id).status == "cancelled"
+        with pytest.raises(openai.ConflictError) as conflict:
+            client.fine_tuning.jobs.cancel(job.id)
+        assert conflict.value.code == "job_finished"
+        assert client.files.delete(file.id).deleted
+        with pytest.raises(openai.NotFoundError):
+            client.files.retrieve(file.id)
+
+
+def test_openais_client_does_not_repeat_a_conflict(deployment: Deployment, admin: Client) -> None:
+    job = deployment.succeeded(admin)
+    sent: list[str] = []
+    with openai.OpenAI(
+        api_key=admin.secret,
+        base_url=f"{deployment.origin}/v1",
+        http_client=openai.DefaultHttpxClient(
+            event_hooks={"request": [lambda request: sent.append(request.url.path)]}
+        ),
+    ) as client:
+        with pytest.raises(openai.ConflictError):
+            client.fine_tuning.jobs.cancel(job["id"])
+    assert len(sent) == 1
