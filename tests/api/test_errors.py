@@ -48,9 +48,11 @@ def test_404_of_a_url(admin: Client) -> None:
 
 
 def test_405(admin: Client) -> None:
-    reply = admin.http.put("/files")
-    assert refused(reply, 405)["code"] == "method_not_allowed"
-    assert "GET" in reply.headers["allow"]
+    reply = admin.http.post("/files/file-1")
+    error = refused(reply, 405)
+    assert error["code"] == "method_not_allowed"
+    assert "POST" in error["message"]
+    assert reply.headers["allow"]
 
 
 def test_409_is_not_to_be_repeated(deployment: Deployment, admin: Client) -> None:
