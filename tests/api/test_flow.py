@@ -149,7 +149,6 @@ def test_openais_client_does_not_repeat_a_conflict(deployment: Deployment, admin
         http_client=openai.DefaultHttpxClient(
             event_hooks={"request": [lambda request: sent.append(request.url.path)]}
         ),
-    ) as client:
-        with pytest.raises(openai.ConflictError):
-            client.fine_tuning.jobs.cancel(job["id"])
+    ) as client, pytest.raises(openai.ConflictError):
+        client.fine_tuning.jobs.cancel(job["id"])
     assert len(sent) == 1

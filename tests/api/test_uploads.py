@@ -38,7 +38,11 @@ _BAD: list[tuple[bytes, int, str]] = [
     (_ROW + b"\n" + _ROW.replace(b'"a"', b'"caf\xe9"'), 2, "UTF-8"),
     (_ROW + b"\n[1, 2]\n", 2, "object"),
     (_ROW + b'\n{"prompt": "a", "completion": "b"}\n', 2, "messages"),
-    (_ROW + b"\n" + _ROW.replace(b'"a"', b'"' + b"x" * 20_000 + b'"') + b"\n" + _ROW, 2, "10000 bytes"),
+    (
+        _ROW + b"\n" + _ROW.replace(b'"a"', b'"' + b"x" * 20_000 + b'"') + b"\n" + _ROW,
+        2,
+        "10000 bytes",
+    ),
     (b"", 1, "empty"),
     (b"\n\n", 1, "no rows"),
 ]
