@@ -83,7 +83,6 @@ def test_the_api_image_installs_no_torch() -> None:
 def test_the_commands_of_the_services_work_together(
     tmp_path: Path, postgres_url: str, redis: RedisServer
 ) -> None:
-    redis.start()
     port = str(free_port())
     environment = environment_of(tmp_path, new_database(postgres_url), redis.url)
     subprocess.run(command_of("migrate", port), env=environment, cwd=tmp_path, check=True)
