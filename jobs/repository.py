@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, func, or_, select, tuple_
+from sqlalchemy import BigInteger, ColumnElement, Select, and_, bindparam, func, or_, select, tuple_
 from sqlalchemy.orm import Session
 
 from jobs.errors import InvalidRequest, NotFound
@@ -180,8 +180,7 @@ def events_page(
 
 
 def files_of_job(session: Session, job_id: str) -> list[JobFile]:
-    query = select(JobFile).where(JobFile.job_id == job_id)
-    return list(session.scalars(query.order_by(JobFile.role, JobFile.position)))
+    return list(session.scalars(_FILES_OF_JOB, {"job_id": job_id}))
 
 
 def open_job_using(session: Session, model_id: str) -> Job | None:
@@ -192,15 +191,27 @@ def open_job_using(session: Session, model_id: str) -> Job | None:
 
 def jobs_ahead(session: Session, job: Job) -> int:
     """Queued jobs of the pool that come before this one when nobody has anything running."""
-    earlier = tuple_(-Job.priority, Job.queued_at, Job.id) < tuple_(
-        -job.priority,
-        job.queued_at,
-        job.id,
-    )
-    query = select(func.count()).where(
-        Job.status == JobStatus.QUEUED, Job.pool == job.pool, earlier
-    )
-    return session.scalar(query) or 0
+    values = {
+        "pool": job.pool,
+        "priority": job.priority,
+        "queued_at": job.queued_at,
+        "job_id": job.id,
+    }
+    return session.scalar(_JOBS_AHEAD, values) or 0
+
+
+# Built once: every job that is made or looked at asks these, and building takes longer than asking.
+_FILES_OF_JOB = (
+    select(JobFile)
+    .where(JobFile.job_id == bindparam("job_id"))
+    .order_by(JobFile.role, JobFile.position)
+)
+_JOBS_AHEAD = select(func.count()).where(
+    Job.status == JobStatus.QUEUED,
+    Job.pool == bindparam("pool"),
+    tuple_(-Job.priority, Job.queued_at, Job.id)
+    < tuple_(-bindparam("priority", type_=BigInteger), bindparam("queued_at"), bindparam("job_id")),
+)
 
 
 def _bad_cursor(after: str) -> InvalidRequest:

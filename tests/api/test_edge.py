@@ -71,6 +71,7 @@ class _Assets(HTMLParser):
         self.found: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert tag not in {"iframe", "base"}
         self.found += [value for name, value in attrs if name in {"src", "href"} and value]
 
 
