@@ -6,6 +6,7 @@ called, so that the same seed makes the same adapter in every process.
 
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
+from typing import cast
 
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel
@@ -30,7 +31,7 @@ def add_lora(model: PreTrainedModel, config: AdapterConfig, base_model: str) -> 
     lora = LoraConfig(
         task_type="CAUSAL_LM",
         r=config.r,
-        lora_alpha=config.lora_alpha,
+        lora_alpha=cast("int", config.lora_alpha),  # PEFT divides it by r; any number will do
         lora_dropout=config.lora_dropout,
         target_modules=targets,
         modules_to_save=list(config.modules_to_save) or None,
@@ -38,7 +39,7 @@ def add_lora(model: PreTrainedModel, config: AdapterConfig, base_model: str) -> 
     adapted = get_peft_model(model, lora)
     # The card and the config name the model, never a path of this machine.
     adapted.peft_config["default"].base_model_name_or_path = base_model
-    return adapted  # type: ignore[no-any-return]
+    return adapted
 
 
 def train_every_weight(

@@ -2,9 +2,11 @@
 
 import time
 from collections import deque
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 import torch
+from torch import Tensor
 from transformers import (
     PreTrainedTokenizerBase,
     TrainerCallback,
@@ -52,7 +54,7 @@ class Pace:
         return max(sum(seconds for seconds, _ in self._steps), 1e-9)
 
 
-class Flow(TrainerCallback):  # type: ignore[misc]
+class Flow(TrainerCallback):
     """Decides at every step boundary what follows, and tells how far the run is."""
 
     def __init__(self, context: RunContext, ledger: Ledger, pace: Pace, *, evaluates: bool) -> None:
@@ -126,7 +128,8 @@ class Sampling:
     @torch.no_grad()
     def _complete(self, model: Trainable, prompt: str, max_new_tokens: int) -> str:
         ids_1T = torch.tensor([self._encoder.prompt_ids(prompt)], device=model.device)
-        answer_1T = model.generate(
+        generate = cast("Callable[..., Tensor]", model.generate)
+        answer_1T = generate(
             input_ids=ids_1T,
             attention_mask=torch.ones_like(ids_1T),
             do_sample=False,

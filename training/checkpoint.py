@@ -22,9 +22,9 @@ ADAPTER_FILE = "adapter_model.safetensors"
 
 
 def write_weights(model: Trainable, folder: Path) -> None:
-    """The trained weights: an adapter in the layout of PEFT, or the model in that of transformers."""
+    """The trained weights: an adapter as PEFT lays it out, or a model as transformers does."""
     if isinstance(model, PeftModel):
-        model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
+        model.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
         (folder / "README.md").unlink(missing_ok=True)
     else:
         model.save_pretrained(folder)

@@ -17,7 +17,7 @@ from training.config import DataConfig, DatasetSource
 from training.encoding import Document, Encoder
 from training.failures import RunError
 from training.formats import Row, read_rows
-from training.templates import TurnNotFound
+from training.templates import HiddenTurnError
 
 log = logging.getLogger(__name__)
 
@@ -124,7 +124,7 @@ class DataReader:
     def _usable(self, row: Row) -> Document | None:
         try:
             document = self._encoder.encode(row)
-        except TurnNotFound as error:
+        except HiddenTurnError as error:
             self.counts.drop(HIDDEN_TURN, row, str(error))
             return None
         except TemplateError as error:

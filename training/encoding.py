@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from training.formats import Conversation, Instruction, PromptCompletion, Row
-from training.templates import ChatRenderer, Rendered, TrainOn, TurnNotFound, as_conversation
+from training.templates import ChatRenderer, HiddenTurnError, Rendered, TrainOn, as_conversation
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +72,7 @@ class Encoder:
         """The document of a row.
 
         Raises:
-            TurnNotFound: The template hides where an assistant's turn begins or ends.
+            HiddenTurnError: The template hides where an assistant's turn begins or ends.
             jinja2.TemplateError: The template refuses the conversation.
         """
         match row:
@@ -156,7 +156,7 @@ class Encoder:
             return position + 1
         if rendered.is_marked and input_ids[end - 1] in self._added:
             return end
-        raise TurnNotFound("the template closes the assistant's turn with no token of its own")
+        raise HiddenTurnError("the template closes the assistant's turn with no token of its own")
 
     def _closing_ids(self, tail: str) -> set[int]:
         special = [token for token in self._ids(tail) if token in self._added]

@@ -7,6 +7,7 @@ import torch
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors import safe_open
 from safetensors.torch import load_file
+from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from training.adapters import Trainable
@@ -57,7 +58,7 @@ def _write_model(model: Trainable, folder: Path, stop_ids: frozenset[int]) -> No
     if model.generation_config is not None:
         model.generation_config.eos_token_id = sorted(stop_ids)
     model.config.use_cache = True
-    model.to(torch.bfloat16)
+    nn.Module.to(model, torch.bfloat16)
     write_weights(model, folder)
 
 

@@ -46,21 +46,22 @@ def invalid_spec(message: str, *, param: str, remedy: str | None = None) -> RunE
 
 def failure_of(error: Exception) -> Failure:
     """What `error` means for the owner of the run."""
-    match error:
-        case RunError():
-            return error.failure
-        case ValidationError():
-            return _invalid_run_file(error)
-        case DataError():
-            return Failure(
-                code="invalid_data",
-                message=f"A data file cannot be read: {error}.",
-                fault="data",
-                remedy="Correct that line and upload the file again.",
-            )
-        case OSError():
-            return _failure_of_system(error)
-    return _out_of_memory(error) or _internal(error)
+    if isinstance(error, RunError):
+        return error.failure
+    return _of_the_input(error) or _of_the_machine(error) or _internal(error)
+
+
+def _of_the_input(error: Exception) -> Failure | None:
+    if isinstance(error, ValidationError):
+        return _invalid_run_file(error)
+    if isinstance(error, DataError):
+        return Failure(
+            code="invalid_data",
+            message=f"A data file cannot be read: {error}.",
+            fault="data",
+            remedy="Correct that line and upload the file again.",
+        )
+    return None
 
 
 def _invalid_run_file(error: ValidationError) -> Failure:
@@ -74,7 +75,11 @@ def _invalid_run_file(error: ValidationError) -> Failure:
     )
 
 
-def _failure_of_system(error: OSError) -> Failure:
+def _of_the_machine(error: Exception) -> Failure | None:
+    return _of_the_system(error) if isinstance(error, OSError) else _out_of_memory(error)
+
+
+def _of_the_system(error: OSError) -> Failure:
     if error.errno in {errno.ENOSPC, errno.EDQUOT}:
         return Failure(
             code="disk_full",

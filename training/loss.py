@@ -7,7 +7,7 @@ import inspect
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
+from peft import PeftModel
 from torch import Tensor, nn
 
 from training.collation import IGNORED, Batch
@@ -49,7 +49,7 @@ def token_totals(model: nn.Module, batch: Batch) -> TokenTotals:
     logits_NV = logits_BKV[is_target_BK].float()
     labels_N = labels_BK[is_target_BK]
     return TokenTotals(
-        loss_sum=F.cross_entropy(logits_NV, labels_N, reduction="sum"),
+        loss_sum=nn.functional.cross_entropy(logits_NV, labels_N, reduction="sum"),
         num_correct=int((logits_NV.detach().argmax(dim=1) == labels_N).sum()),
         num_targets=len(labels_N),
     )
@@ -59,5 +59,5 @@ _INPUTS = ("input_ids", "attention_mask", "position_ids")
 
 
 def _keeps_logits(model: nn.Module) -> bool:
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
     return "logits_to_keep" in inspect.signature(base.forward).parameters

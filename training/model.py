@@ -6,7 +6,7 @@ No network, no code from the folder, no pickled weights.
 import importlib.util
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import (
@@ -49,7 +49,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "right"
-    return tokenizer  # type: ignore[no-any-return]
+    return tokenizer
 
 
 def load_model(folder: Path, config: TrainingConfig) -> PreTrainedModel:
@@ -81,7 +81,7 @@ def load_model(folder: Path, config: TrainingConfig) -> PreTrainedModel:
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise _not_loadable("model", error) from error
     model.config.use_cache = False
-    return model  # type: ignore[no-any-return]
+    return model
 
 
 def computation_dtype(config: ModelConfig) -> torch.dtype:
@@ -108,7 +108,7 @@ def load_config(folder: Path) -> PreTrainedConfig:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise _not_loadable("configuration", error) from error
-    return config.get_text_config()
+    return cast("PreTrainedConfig", config.get_text_config())
 
 
 def stop_ids(folder: Path, config: PreTrainedConfig) -> set[int]:
@@ -148,8 +148,8 @@ def check_device(config: ModelConfig) -> None:
 
 def _bitsandbytes(config: QuantizationConfig, dtype: torch.dtype) -> BitsAndBytesConfig:
     if config.bits == 8:
-        return BitsAndBytesConfig(load_in_8bit=True)
-    return BitsAndBytesConfig(
+        return BitsAndBytesConfig(load_in_8bit=True)  # type: ignore[no-untyped-call]
+    return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
         load_in_4bit=True,
         bnb_4bit_quant_type=config.type or "nf4",
         bnb_4bit_use_double_quant=config.double_quant is not False,

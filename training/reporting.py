@@ -74,23 +74,29 @@ class Reporter:
 
 
 def _in_words(event: Event) -> tuple[int, str]:
+    if isinstance(event, Message):
+        return _LEVELS[event.level], event.message
+    if isinstance(event, Finished) and event.failure is not None:
+        failure = event.failure
+        remedy = f" {failure.remedy}" if failure.remedy else ""
+        return logging.ERROR, f"failed ({failure.code}): {failure.message}{remedy}"
+    return logging.INFO, _fact_in_words(event)
+
+
+def _fact_in_words(event: Event) -> str:
+    words = ""
     match event:
-        case Message():
-            return _LEVELS[event.level], event.message
-        case Metrics():
-            numbers = ", ".join(
-                f"{name} {value:.6g}" for name, value in event.metrics.items() if value is not None
+        case Metrics(step=step, metrics=metrics):
+            numbers = (
+                f"{name} {value:.6g}" for name, value in metrics.items() if value is not None
             )
-            return logging.INFO, f"step {event.step}: {numbers}"
-        case CheckpointSaved():
-            return logging.INFO, f"saved {event.name} ({event.bytes:,} bytes)"
-        case Sample():
-            return logging.INFO, f"sample: {event.prompt!r} -> {event.completion!r}"
-        case Rewound():
-            return logging.INFO, f"going on from step {event.step}"
-        case Finished(failure=None):
-            return logging.INFO, f"finished: {event.outcome}"
-        case Finished(failure=failure) if failure is not None:
-            remedy = f" {failure.remedy}" if failure.remedy else ""
-            return logging.ERROR, f"failed ({failure.code}): {failure.message}{remedy}"
-    return logging.DEBUG, ""
+            words = f"step {step}: {', '.join(numbers)}"
+        case CheckpointSaved(name=name, bytes=num_bytes):
+            words = f"saved {name} ({num_bytes:,} bytes)"
+        case Sample(prompt=prompt, completion=completion):
+            words = f"sample: {prompt!r} -> {completion!r}"
+        case Rewound(step=step):
+            words = f"going on from step {step}"
+        case Finished(outcome=outcome):
+            words = f"finished: {outcome}"
+    return words

@@ -61,7 +61,7 @@ def run(directory: RunDirectory, reporter: Reporter, stop: StopSignal) -> Finish
     with stop.deferred():
         _train(tuner, checkpoint)
     reporter.enter("exporting")
-    _export(tuner, prepared)
+    _export(model, tuner, prepared)
     return Finished(
         outcome="succeeded",
         step=tuner.state.global_step,
@@ -125,7 +125,7 @@ def _trainable_model(prepared: Prepared, reporter: Reporter) -> Trainable:
     model = ADAPTERS[config.adapter.type](base, config.adapter, spec.base_model)
     if isinstance(model, PeftModel) and config.optimization.gradient_checkpointing:
         # Recomputed layers see no gradient behind a frozen embedding otherwise.
-        base.enable_input_require_grads()
+        base.enable_input_require_grads()  # type: ignore[no-untyped-call]
     trained, everything = trainable_parameters(model)
     reporter.tell(
         f"{trained:,} of {everything:,} parameters are trained ({trained / everything:.2%}).",
@@ -174,7 +174,7 @@ def _train(tuner: FineTuner, checkpoint: Path | None) -> None:
         tuner.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
 
-def _export(tuner: FineTuner, prepared: Prepared) -> None:
+def _export(model: Trainable, tuner: FineTuner, prepared: Prepared) -> None:
     spec = prepared.spec
     card = Card(
         name=spec.name,
@@ -187,4 +187,4 @@ def _export(tuner: FineTuner, prepared: Prepared) -> None:
     )
     stop_ids = frozenset(prepared.encoder.stop_ids)
     exported = Exported(prepared.tokenizer, prepared.template, stop_ids, card)
-    export(tuner.model, tuner.context.directory.result, exported)
+    export(model, tuner.context.directory.result, exported)

@@ -9,15 +9,17 @@ that allows neither is refused by name: no row is ever trained on a guess.
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from types import MappingProxyType
+from typing import Any, Literal, cast
 
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import render_jinja_template
 
+from training.config import FormatName
 from training.failures import RunError
-from training.formats import Conversation, FormatName, Instruction, Message
+from training.formats import Conversation, Instruction, Message
 
 Turns = list[dict[str, Any]]
 TrainOn = Literal["assistant", "last_assistant", "everything"]
@@ -57,7 +59,7 @@ _THOUGHT_END = "</think>"
 _GENERATION_TAG = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
-class TurnNotFound(ValueError):
+class HiddenTurnError(ValueError):
     """An assistant's turn cannot be told from the rest of the rendered text."""
 
 
@@ -103,6 +105,11 @@ def chatml_template(tokenizer: PreTrainedTokenizerBase) -> str:
     return CHATML.replace("{{ END }}", "<|im_end|>" if known else "{{ eos_token }}")
 
 
+NAMED_TEMPLATES: Mapping[str, Callable[[PreTrainedTokenizerBase], str]] = MappingProxyType(
+    {"alpaca": lambda _tokenizer: alpaca_template(), "chatml": chatml_template}
+)
+
+
 def chat_template(
     tokenizer: PreTrainedTokenizerBase, name: str, formats: set[FormatName]
 ) -> str | None:
@@ -114,21 +121,23 @@ def chat_template(
     if not formats - {"prompt_completion"}:
         return None
     if name == "auto":
-        if tokenizer.chat_template:
-            return str(tokenizer.get_chat_template())
-        if "messages" in formats:
-            raise _template_error(
-                "The model has no chat template of its own.",
-                'Set training.data.template to "chatml" or "alpaca".',
-            )
-        return alpaca_template()
-    if name == "alpaca":
-        return alpaca_template()
-    if name == "chatml":
-        return chatml_template(tokenizer)
+        return _own_template(tokenizer, formats)
+    if name in NAMED_TEMPLATES:
+        return NAMED_TEMPLATES[name](tokenizer)
     raise _template_error(
         f"There is no template {name!r}.", 'Accepted are "auto", "chatml" and "alpaca".'
     )
+
+
+def _own_template(tokenizer: PreTrainedTokenizerBase, formats: set[FormatName]) -> str:
+    if tokenizer.chat_template:
+        return tokenizer.get_chat_template()
+    if "messages" in formats:
+        raise _template_error(
+            "The model has no chat template of its own.",
+            'Set training.data.template to "chatml" or "alpaca".',
+        )
+    return alpaca_template()
 
 
 def _template_error(message: str, remedy: str) -> RunError:
@@ -160,7 +169,7 @@ class ChatRenderer:
         """The text of `row` up to its last assistant turn, with a span for every such turn.
 
         Raises:
-            TurnNotFound: A turn cannot be located, so that its tokens cannot be told.
+            HiddenTurnError: A turn cannot be located, so that its tokens cannot be told.
             jinja2.TemplateError: The template refuses the conversation.
         """
         turns = [_as_turn(message) for message in row.messages]
@@ -176,7 +185,9 @@ class ChatRenderer:
         else:
             found = [self._locate(turns, tools, text, place) for place in places]
         if len(found) != len(places):
-            raise TurnNotFound(f"{len(places)} assistant turns, of which {len(found)} are marked")
+            raise HiddenTurnError(
+                f"{len(places)} assistant turns, of which {len(found)} are marked"
+            )
         return Rendered(
             text,
             tuple(
@@ -197,14 +208,16 @@ class ChatRenderer:
     def _render(
         self, turns: Turns, tools: list[dict[str, Any]] | None, *, prompt: bool = False
     ) -> tuple[str, list[tuple[int, int]]]:
-        texts, marks = render_jinja_template(
+        rendered: Any = render_jinja_template(
             conversations=[turns],
-            tools=tools,
+            tools=cast("list[dict[Any, Any] | Callable[..., Any]] | None", tools),
             chat_template=self._template,
             return_assistant_tokens_mask=self._marks_turns,
             add_generation_prompt=prompt,
-            **self._special_tokens,
+            **cast("dict[str, Any]", self._special_tokens),
         )
+        marks = cast("list[list[tuple[int, int]]]", spans)
+        texts, marks = rendered
         return texts[0], (marks[0] if marks else [])
 
     def _without_header(
@@ -214,7 +227,7 @@ class ChatRenderer:
         text: str,
         found: tuple[int, int, str],
     ) -> tuple[int, int, str]:
-        """A marked turn less what the generation prompt supplies (a role header, an empty think)."""
+        """A marked turn less what the generation prompt supplies: a role header, an empty think."""
         start, end, tail = found
         header = self._header(turns, tools)
         place = text.rfind(header, 0, start + len(header)) if header else -1
@@ -244,7 +257,7 @@ class ChatRenderer:
             fits = text.startswith(before) and text.endswith(after) and len(before) < end
             if fits and _is_content(text[len(before) : end], turns[place]):
                 return len(before), end, self._tail(around[: place + 1], tools, probe)
-        raise TurnNotFound(f"assistant turn {place + 1} is changed by the template")
+        raise HiddenTurnError(f"assistant turn {place + 1} is changed by the template")
 
     def _tail(self, turns: Turns, tools: list[dict[str, Any]] | None, probe: str) -> str:
         rendered, _ = self._render(turns, tools)

@@ -9,13 +9,13 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Sampler
-from transformers import PrinterCallback, Trainer, TrainingArguments
-from transformers.trainer import TRAINER_STATE_NAME, TrainerState
+from transformers import PrinterCallback, Trainer, TrainerState, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
 
 from training.adapters import Trainable
 from training.callbacks import Flow, Pace, Sampling, Tracker
@@ -74,7 +74,7 @@ def training_arguments(context: RunContext, max_steps: int) -> TrainingArguments
         per_device_train_batch_size=optimization.per_device_train_batch_size,
         per_device_eval_batch_size=optimization.per_device_eval_batch_size,
         gradient_accumulation_steps=optimization.gradient_accumulation_steps,
-        learning_rate=optimization.learning_rate,
+        learning_rate=cast("float", optimization.learning_rate),
         lr_scheduler_type=optimization.lr_scheduler_type,
         # Rounded down: the first step of a warm-up has a rate of 0, which a short run cannot spare.
         warmup_steps=int(warmup * max_steps) if warmup < 1 else int(warmup),
@@ -126,7 +126,7 @@ class EpochShuffle(Sampler[int]):
         yield from torch.randperm(self._num_rows, generator=generator).tolist()
 
 
-class FineTuner(Trainer):  # type: ignore[misc]
+class FineTuner(Trainer):
     """Trains a model or its adapter on `TrainingData`."""
 
     # Our loss is divided by the targets of the whole accumulation window already.
@@ -144,6 +144,7 @@ class FineTuner(Trainer):  # type: ignore[misc]
         self.context = context
         self.ledger = ledger
         self._data = data
+        self._trained = model
         self._sampling = sampling
         self._pace = Pace()
         self._tracker = Tracker(context.directory, context.config.reporting)
@@ -186,7 +187,7 @@ class FineTuner(Trainer):  # type: ignore[misc]
         model: nn.Module,
         inputs: Batch,
         return_outputs: bool = False,  # noqa: FBT001, FBT002, ARG002 - HF's signature
-        num_items_in_batch: int | None = None,
+        num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
         """The batch's share of its window's mean loss per token.
 
@@ -208,7 +209,7 @@ class FineTuner(Trainer):  # type: ignore[misc]
 
     # What is told
 
-    def log(self, logs: Numbers, start_time: float | None = None) -> None:  # noqa: ARG002
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:  # noqa: ARG002
         """Send the metrics of the steps since the last ones; HF's closing summary is left out."""
         if "loss" not in logs:
             return
@@ -223,35 +224,35 @@ class FineTuner(Trainer):  # type: ignore[misc]
             }
         )
 
-    def evaluate(self, *_args: object, **_kwargs: object) -> Numbers:
-        """Measure all held-out documents; leave it for later if a stop is requested meanwhile."""
+    def evaluate(self, *_args: object, **_kwargs: object) -> dict[str, float]:
+        """Measure the held-out documents, all in one way; later if a stop is requested."""
         self.control.should_evaluate = False
         self.context.reporter.enter("evaluating")
         numbers = self._valid_numbers()
         self.ledger.evaluation_due = numbers is None
         if numbers is not None:
-            self._publish(numbers)
-            self._judge(numbers)
-            self._sampling.answer(self.model, self.state.global_step, self.context)
+            self._publish({**numbers})
+            self._judge(numbers["valid_loss"])
+            self._sampling.answer(self._trained, self.state.global_step, self.context)
         self.context.reporter.enter("training")
         return numbers or {}
 
-    def _valid_numbers(self) -> Numbers | None:
+    def _valid_numbers(self) -> dict[str, float] | None:
         batch_size = self.args.per_device_eval_batch_size
         loss_sum, num_correct, num_targets = 0.0, 0, 0
-        was_training = self.model.training
-        self.model.eval()
+        was_training = self._trained.training
+        self._trained.eval()
         for start in range(0, len(self._data.valid), batch_size):
             if self.context.stop.reason is not None:
                 return None
             batch = self._data.collate_valid(self._data.valid[start : start + batch_size])
             with torch.no_grad(), self.accelerator.autocast():
-                totals = token_totals(self.model, self._prepare_inputs(batch))
+                totals = token_totals(self._trained, self._prepare_inputs(batch))
             loss_sum += totals.loss_sum.item()
             num_correct += totals.num_correct
             num_targets += totals.num_targets
             self.context.reporter.beat()
-        self.model.train(was_training)
+        self._trained.train(was_training)
         loss, accuracy = loss_sum / num_targets, num_correct / num_targets
         return {
             "valid_loss": loss,
@@ -261,10 +262,8 @@ class FineTuner(Trainer):  # type: ignore[misc]
             "full_valid_mean_token_accuracy": accuracy,
         }
 
-    def _judge(self, numbers: Numbers) -> None:
+    def _judge(self, valid_loss: float) -> None:
         patience = self.context.config.evaluation.early_stopping_patience
-        valid_loss = numbers["valid_loss"]
-        assert valid_loss is not None
         if self.ledger.judge(valid_loss, patience) and not self.ledger.is_done:
             self.context.reporter.tell(
                 f"The held-out loss has not fallen for {patience} evaluations: training ends."
@@ -287,7 +286,7 @@ class FineTuner(Trainer):  # type: ignore[misc]
         context.reporter.enter("saving")
         target = context.directory.checkpoint(step)
         with complete_folder(target, step=step, attempt=context.attempt) as folder:
-            write_weights(self.model, folder)
+            write_weights(self._trained, folder)
             self._save_optimizer_and_scheduler(str(folder))
             self._save_scaler(str(folder))
             self._save_rng_state(str(folder))
@@ -305,13 +304,15 @@ class FineTuner(Trainer):  # type: ignore[misc]
         context.reporter.enter("training")
 
     def _load_from_checkpoint(
-        self, resume_from_checkpoint: str, model: nn.Module | None = None
+        self,
+        resume_from_checkpoint: str,
+        model: nn.Module | None = None,  # noqa: ARG002 - HF's signature
     ) -> None:
-        restore_weights(model or self.model, Path(resume_from_checkpoint))
+        restore_weights(self._trained, Path(resume_from_checkpoint))
 
     def restore(self, checkpoint: Path) -> None:
         """Stand where the run stood when `checkpoint` was saved, without training on."""
-        restore_weights(self.model, checkpoint)
+        restore_weights(self._trained, checkpoint)
         self.state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
 
 
