@@ -216,7 +216,6 @@ class ChatRenderer:
             add_generation_prompt=prompt,
             **cast("dict[str, Any]", self._special_tokens),
         )
-        marks = cast("list[list[tuple[int, int]]]", spans)
         texts, marks = rendered
         return texts[0], (marks[0] if marks else [])
 
