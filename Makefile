@@ -7,7 +7,7 @@ INSTALLED := .venv/installed
 EXTRAS := api,worker,training,postgres,redis,dev
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve check test test-all bench docs
+.PHONY: help setup demo serve check test test-all bench
 
 help:  ## Print this.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "make %-9s %s\n", $$1, $$2}'
@@ -15,12 +15,12 @@ help:  ## Print this.
 setup: $(INSTALLED)  ## Install everything into .venv, at the versions of constraints.txt.
 
 $(INSTALLED): pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --no-deps $(TORCH_INDEX_URL:%=--index-url %) $(shell grep '^torch==' constraints.txt)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]' && touch $@
 
 demo: setup  ## Train a real small model end to end: a few minutes, on a CPU too.
-	$(BIN)/python -m examples.demo
+	@$(BIN)/python -m examples.demo
 
 serve: setup  ## Serve the API and one worker on this machine, from ./data.
 	$(BIN)/tunesmith serve
@@ -36,4 +36,4 @@ test-all: setup  ## The rest: many processes, a compiler, a browser.
 	$(BIN)/pytest -m 'slow or browser'
 
 bench: setup  ## Measure the figures of docs/benchmarks.md.
-	$(BIN)/python -m benchmarks
+	for file in benchmarks/bench_*.py; do $(BIN)/python "$$file" || exit; done
