@@ -11,11 +11,13 @@ import argparse
 import logging
 import os
 import sys
+import warnings
 from pathlib import Path
 
 from training.events import EventWriter, Finished
 from training.failures import RunError, StopRequested, failure_of
 from training.reporting import Reporter
+from training.resumption import rewind
 from training.run_directory import RunDirectory, write_atomically
 from training.stopping import StopSignal
 
@@ -56,6 +58,8 @@ def _prepare_process() -> None:
     for name in ("HF_HUB_OFFLINE", "HF_HUB_DISABLE_TELEMETRY", "HF_HUB_DISABLE_PROGRESS_BARS"):
         os.environ[name] = "1"
     os.environ["TRANSFORMERS_VERBOSITY"] = "error"
+    # PEFT calls what the newest transformers has renamed; nothing a run's owner can act on.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     os.environ["TQDM_DISABLE"] = "1"
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
@@ -75,9 +79,12 @@ def _run(options: argparse.Namespace) -> int:
 def _finish(directory: RunDirectory, reporter: Reporter, stop: StopSignal) -> Finished:
     """The end of the run, whatever it is."""
     try:
+        spec = directory.read_spec()
+        checkpoint = rewind(directory, spec, reporter)
+        reporter.enter("starting")
         from training.run import run  # noqa: PLC0415 - takes seconds
 
-        return run(directory, reporter, stop)
+        return run(directory, spec, checkpoint, reporter, stop)
     except StopRequested as request:
         saved = request.reason in {"pause", "drain"}
         return Finished(outcome="interrupted" if saved else "cancelled", step=reporter.step)

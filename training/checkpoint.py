@@ -1,10 +1,8 @@
-"""Checkpoints: everything a run needs to go on as if it had never stopped.
+"""The weights of a checkpoint, which holds all that a run needs to go on as if it never stopped.
 
-    adapter_model.safetensors, adapter_config.json     or, without an adapter, the model's files
-    optimizer.pt  scheduler.pt  rng_state.pth          (scaler.pt with float16)
-    trainer_state.json  ledger.json  manifest.json
-
-A checkpoint is found by its manifest, and its hashes are compared before any of it is opened.
+adapter_model.safetensors, adapter_config.json     or, without an adapter, the model's files
+optimizer.pt  scheduler.pt  rng_state.pth          (scaler.pt with float16)
+trainer_state.json  ledger.json  manifest.json
 """
 
 from pathlib import Path
@@ -15,8 +13,6 @@ from safetensors.torch import load_file
 
 from training.adapters import Trainable
 from training.failures import RunError
-from training.reporting import Reporter
-from training.run_directory import RunDirectory, remove_folder
 
 ADAPTER_FILE = "adapter_model.safetensors"
 
@@ -51,32 +47,6 @@ def restore_weights(model: Trainable, folder: Path) -> None:
     if result.unexpected_keys or set(result.missing_keys) - tied:
         raise _foreign(folder)
     model.tie_weights()
-
-
-def find_checkpoint(directory: RunDirectory, reporter: Reporter) -> Path | None:
-    """The newest checkpoint that is whole; newer ones that are not are named in a warning."""
-    found = directory.newest_valid_checkpoint()
-    newest_step = step_of(found) if found else -1
-    for folder in checkpoint_folders(directory):
-        if step_of(folder) > newest_step:
-            reporter.warn(f"{folder.name} is damaged and is left out.", checkpoint=folder.name)
-    return found
-
-
-def prune_checkpoints(directory: RunDirectory, keep: int) -> None:
-    """Delete all but the `keep` newest."""
-    for folder in checkpoint_folders(directory)[:-keep]:
-        remove_folder(folder)
-
-
-def checkpoint_folders(directory: RunDirectory) -> list[Path]:
-    """Oldest first."""
-    folders = directory.checkpoints.glob("checkpoint-*")
-    return sorted((p for p in folders if p.name[11:].isdigit()), key=step_of)
-
-
-def step_of(checkpoint: Path) -> int:
-    return int(checkpoint.name.removeprefix("checkpoint-"))
 
 
 def _shapes(state: dict[str, torch.Tensor]) -> dict[str, torch.Size]:

@@ -111,6 +111,18 @@ def load_config(folder: Path) -> PreTrainedConfig:
     return cast("PreTrainedConfig", config.get_text_config())
 
 
+def slow_precision(config: ModelConfig) -> str | None:
+    """A word of advice where this machine computes the chosen precision by detours."""
+    if config.dtype != "bfloat16" or torch.cuda.is_available():
+        return None
+    if torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return None
+    return (
+        "This CPU has no bfloat16 instructions, so that float32 is many times as fast on it: "
+        'set training.model.dtype to "float32".'
+    )
+
+
 def stop_ids(folder: Path, config: PreTrainedConfig) -> set[int]:
     """Tokens at which the model's own settings end a generation."""
     settings: Any = config

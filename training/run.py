@@ -1,6 +1,5 @@
 """The recipe of a run: from the run directory to the result in it, top to bottom."""
 
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,26 +9,30 @@ from transformers import PreTrainedTokenizerBase, set_seed
 from training.adapters import ADAPTERS, Trainable, trainable_parameters
 from training.callbacks import Sampling
 from training.card import Card
-from training.checkpoint import find_checkpoint, step_of
 from training.collation import PackedCollator, PaddedCollator
 from training.config import RunSpec, TrainingConfig, resolved
 from training.context import RunContext
 from training.data import DataPlan, DataReader, plan_data
 from training.encoding import Encoder
-from training.events import Finished, Rewound
+from training.events import Finished
 from training.export import Exported, export
 from training.failures import invalid_spec
 from training.inspection import context_length
 from training.ledger import Ledger, read_ledger
-from training.model import check_device, load_config, load_model, load_tokenizer, stop_ids
+from training.model import (
+    check_device,
+    load_config,
+    load_model,
+    load_tokenizer,
+    slow_precision,
+    stop_ids,
+)
 from training.packing import check_isolation, pack
 from training.reporting import Reporter
 from training.run_directory import RunDirectory
 from training.stopping import StopSignal
 from training.templates import alpaca_template, chat_template
 from training.trainer import FineTuner, TrainingData
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -44,15 +47,19 @@ class Prepared:
     plan: DataPlan
 
 
-def run(directory: RunDirectory, reporter: Reporter, stop: StopSignal) -> Finished:
-    """Do what `run.json` says, or go on from the newest whole checkpoint.
+def run(
+    directory: RunDirectory,
+    spec: RunSpec,
+    checkpoint: Path | None,
+    reporter: Reporter,
+    stop: StopSignal,
+) -> Finished:
+    """Do what `spec` says in `directory`, or go on with it from a verified checkpoint.
 
     Raises:
         training.failures.RunError: With the reason, for the owner of the run.
         training.failures.StopRequested: A TERM ended the run before its result.
     """
-    spec = directory.read_spec()
-    checkpoint = _rewind(directory, spec, reporter)
     prepared = _prepare(spec, reporter)
     reporter.enter("loading_model")
     model = _trainable_model(prepared, reporter)
@@ -68,14 +75,6 @@ def run(directory: RunDirectory, reporter: Reporter, stop: StopSignal) -> Finish
         trained_tokens=tuner.ledger.trained_tokens,
         metrics=tuner.ledger.metrics,
     )
-
-
-def _rewind(directory: RunDirectory, spec: RunSpec, reporter: Reporter) -> Path | None:
-    """Find where to go on, and say first of all what that makes void."""
-    found = directory.newest_valid_checkpoint()
-    if found is not None or spec.attempt > 1:
-        reporter.emit(Rewound(step=step_of(found) if found else 0))
-    return find_checkpoint(directory, reporter)
 
 
 def _prepare(spec: RunSpec, reporter: Reporter) -> Prepared:
@@ -126,6 +125,8 @@ def _trainable_model(prepared: Prepared, reporter: Reporter) -> Trainable:
     if isinstance(model, PeftModel) and config.optimization.gradient_checkpointing:
         # Recomputed layers see no gradient behind a frozen embedding otherwise.
         base.enable_input_require_grads()  # type: ignore[no-untyped-call]
+    if advice := slow_precision(config.model):
+        reporter.warn(advice)
     trained, everything = trainable_parameters(model)
     reporter.tell(
         f"{trained:,} of {everything:,} parameters are trained ({trained / everything:.2%}).",

@@ -19,7 +19,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from training.adapters import Trainable
 from training.callbacks import Flow, Pace, Sampling, Tracker
-from training.checkpoint import prune_checkpoints, restore_weights, write_weights
+from training.checkpoint import restore_weights, write_weights
 from training.collation import Batch, PackedCollator, PaddedCollator
 from training.config import TrainingConfig
 from training.context import RunContext
@@ -29,6 +29,7 @@ from training.failures import RunError
 from training.ledger import Ledger, Numbers
 from training.loss import count_targets, token_totals
 from training.packing import Block
+from training.resumption import prune_checkpoints
 from training.run_directory import complete_folder, read_manifest
 
 
