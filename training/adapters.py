@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import cast
 
 from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
 from transformers import PreTrainedModel
 
 from training.config import AdapterConfig
@@ -24,10 +25,12 @@ def add_lora(model: PreTrainedModel, config: AdapterConfig, base_model: str) -> 
     Raises:
         RunError: A target or a module to save does not exist in the model.
     """
+    with_weights = {name: part for name, part in model.named_modules() if part._parameters}
     targets = config.target_modules
     if targets != "all-linear":
-        _check_names(model, "target_modules", targets)
-    _check_names(model, "modules_to_save", config.modules_to_save)
+        linear = {name: part for name, part in with_weights.items() if isinstance(part, nn.Linear)}
+        _check_names(targets, linear, "target_modules")
+    _check_names(config.modules_to_save, with_weights, "modules_to_save")
     lora = LoraConfig(
         task_type="CAUSAL_LM",
         r=config.r,
@@ -63,17 +66,12 @@ def trainable_parameters(model: Trainable) -> tuple[int, int]:
     return model.num_parameters(only_trainable=True), model.num_parameters()
 
 
-def _check_names(model: PreTrainedModel, key: str, asked: Sequence[str]) -> None:
+def _check_names(asked: Sequence[str], modules: Mapping[str, nn.Module], key: str) -> None:
     """Refuse names that match no module: PEFT overlooks them as long as another one matches."""
-    modules = [name for name, _ in model.named_modules() if name]
     for name in asked:
         if not any(module == name or module.endswith(f".{name}") for module in modules):
-            leaves = sorted({module.rsplit(".", 1)[-1] for module in modules} - _digits(modules))
+            leaves = sorted({module.rsplit(".", 1)[-1] for module in modules})
             raise invalid_spec(
-                f"The model has no module {name!r}; it has {', '.join(leaves)}.",
+                f"The model has no such module as {name!r}; it has {', '.join(leaves)}.",
                 param=f"training.adapter.{key}",
             )
-
-
-def _digits(modules: Sequence[str]) -> set[str]:
-    return {leaf for module in modules if (leaf := module.rsplit(".", 1)[-1]).isdigit()}

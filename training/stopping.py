@@ -49,8 +49,16 @@ class StopSignal:
         """Whether the requested stop wants a checkpoint first."""
         return self.reason in {"pause", "drain"}
 
-    def _receive(self, _number: int, _frame: FrameType | None) -> None:
+    def request(self) -> None:
+        """Note that the process is to end, and why; end it here and now if nothing is deferred.
+
+        Raises:
+            StopRequested: Outside of `deferred`.
+        """
         if self.reason is None:
             self.reason = self._directory.read_stop_reason()
         if not self._deferred:
             raise StopRequested(self.reason)
+
+    def _receive(self, _number: int, _frame: FrameType | None) -> None:
+        self.request()

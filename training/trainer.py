@@ -231,7 +231,10 @@ class FineTuner(Trainer):
         self.context.reporter.enter("evaluating")
         numbers = self._valid_numbers()
         self.ledger.evaluation_due = numbers is None
-        if numbers is not None:
+        if numbers is None:
+            self.control.should_training_stop = True
+            self.control.should_save = self.context.stop.saves
+        else:
             self._publish({**numbers})
             self._judge(numbers["valid_loss"])
             self._sampling.answer(self._trained, self.state.global_step, self.context)

@@ -1,0 +1,178 @@
+"""A run that was stopped and goes on is the run that never stopped, bit for bit."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.training.runs import adapter, curve, events, prepare, train
+from training.events import CheckpointSaved, Event, Message, Metrics, Progress, Rewound
+from training.run_directory import RunDirectory, read_manifest, remove_folder, verify
+
+TWO_EPOCHS = {
+    "data": {"eval_split": 0.1},
+    "adapter": {"lora_dropout": 0.1, "r": 4},
+    "optimization": {
+        "num_train_epochs": 2,
+        "per_device_train_batch_size": 1,
+        "gradient_accumulation_steps": 3,
+        "learning_rate": 0.01,
+    },
+    "checkpoints": {"save_steps": 100},
+    "evaluation": {"eval_steps": 8},
+    "reporting": {"logging_steps": 5, "report_to": []},
+}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+    directory = prepare(tmp_path_factory.mktemp("run"), tiny_model, TWO_EPOCHS)
+    assert train(directory).outcome == "succeeded"
+    return directory
+
+
+def same_result(one: RunDirectory, other: RunDirectory) -> bool:
+    left, right = adapter(one.result), adapter(other.result)
+    return left.keys() == right.keys() and all(torch.equal(left[k], right[k]) for k in left)
+
+
+@pytest.fixture(autouse=True)
+def progress_at_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.reporting.PROGRESS_SECONDS", 0)
+
+
+def before(step: int) -> Callable[[Event], bool]:
+    """When the step before this one is done, so that the stop is heeded at the end of this one."""
+    return lambda event: is_progress(event, "training", step - 1)
+
+
+def is_progress(event: Event, phase: str, step: int) -> bool:
+    return isinstance(event, Progress) and (event.phase, event.step) == (phase, step)
+
+
+# 36 rows make 12 windows of 3 an epoch: in the first, at its end, in the second, and when an
+# evaluation has just begun, which is then made up for.
+STOPS = {
+    7: before(7),
+    12: before(12),
+    19: before(19),
+    16: before(16),
+    8: lambda event: is_progress(event, "evaluating", 8),
+}
+
+
+@pytest.mark.parametrize("step", STOPS)
+def test_a_paused_run_goes_on_exactly(
+    uninterrupted: RunDirectory, tiny_model: Path, tmp_path: Path, step: int
+) -> None:
+    directory = prepare(tmp_path, tiny_model, TWO_EPOCHS)
+    assert train(directory, stop_when=STOPS[step], reason="pause").outcome == "interrupted"
+    assert [p.name for p in directory.checkpoints.iterdir()] == [f"checkpoint-{step}"]
+
+    finished = train(directory)
+
+    assert finished.outcome == "succeeded"
+    assert finished.trained_tokens == total_tokens(uninterrupted)
+    rewound = [event.step for event in events(directory) if isinstance(event, Rewound)]
+    assert rewound == [step]
+    for metric in ("train_loss", "train_mean_token_accuracy", "valid_loss", "grad_norm"):
+        assert curve(directory, metric) == curve(uninterrupted, metric), metric
+    assert same_result(directory, uninterrupted)
+
+
+def total_tokens(directory: RunDirectory) -> float | int | None:
+    return list(curve(directory, "trained_tokens").values())[-1]
+
+
+def test_the_metrics_of_the_whole_run_are_there(uninterrupted: RunDirectory) -> None:
+    assert list(curve(uninterrupted)) == [1, 5, 10, 15, 20, 24]
+    assert list(curve(uninterrupted, "valid_loss")) == [8, 16, 24]
+
+
+def test_a_damaged_checkpoint_is_passed_over_with_a_warning(
+    uninterrupted: RunDirectory, tiny_model: Path, tmp_path: Path
+) -> None:
+    directory = prepare(tmp_path, tiny_model, {**TWO_EPOCHS, "checkpoints": {"save_steps": 9}})
+    assert train(directory, stop_when=before(20), reason="pause").outcome == "interrupted"
+    with (directory.checkpoint(20) / "optimizer.pt").open("r+b") as file:
+        file.seek(1000)
+        file.write(b"garbage")
+
+    assert train(directory).outcome == "succeeded"
+
+    resumed = events(directory)
+    place = next(i for i, event in enumerate(resumed) if isinstance(event, Rewound))
+    rewound, warning = resumed[place : place + 2]
+    assert isinstance(rewound, Rewound)
+    assert rewound.step == 18
+    assert isinstance(warning, Message)
+    assert (warning.level, warning.data) == ("warning", {"checkpoint": "checkpoint-20"})
+    assert curve(directory) == curve(uninterrupted)
+    assert same_result(directory, uninterrupted)
+
+
+def test_checkpoints_are_told_when_whole_and_only_the_newest_are_kept(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    settings = {
+        "optimization": {"max_steps": 11},
+        "checkpoints": {"save_steps": 3, "keep": 2},
+    }
+    directory = prepare(tmp_path, tiny_model, settings, attempt=2)
+    assert train(directory).outcome == "succeeded"
+
+    saved = [event for event in events(directory) if isinstance(event, CheckpointSaved)]
+    assert [event.step for event in saved] == [3, 6, 9, 11]
+    assert sorted(p.name for p in directory.checkpoints.iterdir()) == [
+        "checkpoint-11",
+        "checkpoint-9",
+    ]
+    for event in saved[-2:]:
+        folder = directory.checkpoints / event.name
+        assert verify(folder)
+        manifest = read_manifest(folder)
+        assert (manifest.step, manifest.attempt) == (event.step, 2)
+        assert manifest.total_bytes == event.bytes
+    assert str(tmp_path) not in (directory.checkpoint(11) / "adapter_config.json").read_text()
+
+
+def test_a_run_that_was_done_exports_again(tiny_model: Path, tmp_path: Path) -> None:
+    directory = prepare(tmp_path, tiny_model, {"optimization": {"max_steps": 3}})
+    assert train(directory).outcome == "succeeded"
+    first = adapter(directory.result)
+    remove_folder(directory.result)
+
+    assert train(directory).outcome == "succeeded"
+
+    assert all(
+        torch.equal(first[name], tensor) for name, tensor in adapter(directory.result).items()
+    )
+    assert [event.step for event in events(directory) if isinstance(event, Metrics)] == [1, 3]
+
+
+def test_a_checkpoint_of_another_adapter_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    short = {"optimization": {"max_steps": 2}}
+    directory = prepare(tmp_path, tiny_model, short)
+    assert train(directory).outcome == "succeeded"
+
+    prepare(tmp_path, tiny_model, {**short, "adapter": {"r": 3}})
+    finished = train(directory)
+
+    assert finished.failure is not None
+    assert finished.failure.code == "checkpoint_mismatch"
+
+
+def test_full_training_goes_on_exactly(tiny_model: Path, tmp_path: Path) -> None:
+    settings = {"adapter": {"type": "none"}, "optimization": {"max_steps": 8}}
+    plain = prepare(tmp_path / "plain", tiny_model, settings)
+    paused = prepare(tmp_path / "paused", tiny_model, settings)
+    assert train(plain).outcome == "succeeded"
+    assert train(paused, stop_when=before(5), reason="drain").outcome == "interrupted"
+
+    assert train(paused).outcome == "succeeded"
+
+    assert curve(paused) == curve(plain)
+    left, right = (load_file(run.checkpoint(8) / "model.safetensors") for run in (plain, paused))
+    assert all(torch.equal(left[name], right[name]) for name in left)
