@@ -4,6 +4,7 @@ A model of transformers keeps documents apart by itself when their positions res
 only if it is given no attention mask and uses no cache. `check_isolation` asks the loaded model.
 """
 
+import math
 from bisect import bisect_left, insort
 from collections.abc import Sequence
 
@@ -15,8 +16,9 @@ from training.failures import invalid_spec
 
 Block = list[Document]
 
-_FLOAT32_TOLERANCE = 1e-3
-_LOW_PRECISION_TOLERANCE = 0.1
+_NOTHING = 1e-6
+_ROUNDING = 1e-3
+_COARSE_ROUNDING = 0.1
 _PROBE_TOKENS = 12
 
 
@@ -46,40 +48,54 @@ def pack(documents: Sequence[Document], max_length: int) -> list[Block]:
 def check_isolation(model: nn.Module, vocab_size: int) -> None:
     """Refuse packing for a model in which one document of a block sees another.
 
-    Two made-up documents are read together and alone; their logits have to agree.
+    A made-up document is read alone, behind another one, and behind yet another one. What stands
+    before it must change nothing at all, in any precision; standing elsewhere, only by rounding.
 
     Raises:
-        RunError: They do not.
+        RunError: It does more.
     """
     generator = torch.Generator().manual_seed(0)
-    ids_2T = torch.randint(0, vocab_size, (2, _PROBE_TOKENS), generator=generator)
-    positions_2T = torch.arange(_PROBE_TOKENS).repeat(2, 1)
-    together_BTV = _logits(model, ids_2T.view(1, -1), positions_2T.view(1, -1))
-    apart_BTV = torch.cat(
-        [_logits(model, ids[None], at[None]) for ids, at in zip(ids_2T, positions_2T, strict=True)],
-        dim=1,
+    shape = (3, _PROBE_TOKENS)
+    ids_T, other_T, another_T = torch.randint(0, vocab_size, shape, generator=generator)
+    alone_TV = _logits(model, [ids_T])
+    behind_TV = _logits(model, [other_T, ids_T])[_PROBE_TOKENS:]
+    behind_another_TV = _logits(model, [another_T, ids_T])[_PROBE_TOKENS:]
+    is_exact = next(model.parameters()).dtype == torch.float32
+    by_place = _difference(behind_TV, alone_TV)
+    by_content = _difference(behind_TV, behind_another_TV)
+    # 8-bit kernels choose their outliers over a whole block.
+    is_coarse = bool(getattr(model, "is_loaded_in_8bit", False))
+    if by_place <= (
+        _ROUNDING if is_exact and not is_coarse else _COARSE_ROUNDING
+    ) and by_content <= (_COARSE_ROUNDING if is_coarse else _NOTHING):
+        return
+    raise invalid_spec(
+        "This model cannot keep packed documents apart: its logits for a document differ by "
+        f"{max(by_place, by_content):.2%} when another one stands before it.",
+        param="training.data.packing",
+        remedy="Set training.data.packing to false.",
     )
-    difference = (together_BTV - apart_BTV).abs().mean() / apart_BTV.abs().mean()
-    exact = next(model.parameters()).dtype == torch.float32
-    if not difference <= (_FLOAT32_TOLERANCE if exact else _LOW_PRECISION_TOLERANCE):
-        raise invalid_spec(
-            "This model cannot keep packed documents apart: logits of a document differ by "
-            f"{difference:.1%} when another one stands before it.",
-            param="training.data.packing",
-            remedy="Set training.data.packing to false.",
-        )
+
+
+def _difference(one_TV: Tensor, other_TV: Tensor) -> float:
+    """Mean difference of logits, as a share of their mean size; infinite if it is no number."""
+    share = float((one_TV - other_TV).abs().mean() / other_TV.abs().mean())
+    return share if math.isfinite(share) else math.inf
 
 
 @torch.no_grad()
-def _logits(model: nn.Module, input_ids_BT: Tensor, position_ids_BT: Tensor) -> Tensor:
+def _logits(model: nn.Module, documents_T: Sequence[Tensor]) -> Tensor:
+    """Logits [T, V] of one block of documents."""
     was_training = model.training
     model.eval()
     device = next(model.parameters()).device
     output = model(
-        input_ids=input_ids_BT.to(device),
-        position_ids=position_ids_BT.to(device),
+        input_ids=torch.cat(list(documents_T))[None].to(device),
+        position_ids=torch.cat([torch.arange(len(ids_T)) for ids_T in documents_T])[None].to(
+            device
+        ),
         use_cache=False,
     )
     model.train(was_training)
     logits_BTV: Tensor = output.logits
-    return logits_BTV.float()
+    return logits_BTV[0].float()
