@@ -40,34 +40,37 @@ _FOREIGN_ROLES = {
 
 
 def check_conversation(row: JsonObject) -> None:
-    messages = row["messages"]
+    messages = row.get("messages")
     if not isinstance(messages, list):
         raise RowProblem(f"messages is {kind(messages)}, not an array", MESSAGES)
     if not messages:
         raise RowProblem("messages is empty", MESSAGES)
-    if "assistant" not in _checked_roles(messages):
+    roles = _plain_roles(messages) or _checked_roles(messages)
+    if "assistant" not in roles:
         raise RowProblem("no message is the assistant's, so there is nothing to learn", MESSAGES)
+    if "tool" in roles:
+        _check_tool_turns(messages)
     if len(row) > 1:
         _check_conversation_options(row)
 
 
-def _checked_roles(messages: list[Any]) -> set[str | None]:
-    roles: set[str | None] = {*map(_plain_role, messages)}
-    if None in roles:
-        roles = {_check_message(index, message) for index, message in enumerate(messages)}
-    if "tool" in roles:
-        _check_tool_turns(messages)
+def _plain_roles(messages: list[Any]) -> set[str] | None:
+    """The roles of messages that hold a role and a text only; None asks for a closer look."""
+    roles = set()
+    for message in messages:
+        if not isinstance(message, dict) or len(message) != 2:
+            return None
+        role, content = message.get("role"), message.get("content")
+        if not isinstance(content, str) or not content or content.isspace() or "\0" in content:
+            return None
+        if not isinstance(role, str) or role not in _MESSAGE_KEYS:
+            return None
+        roles.add(role)
     return roles
 
 
-def _plain_role(message: object) -> str | None:
-    """The role of a message that holds a role and a text only; None asks for a closer look."""
-    if not isinstance(message, dict) or len(message) != 2 or "content" not in message:
-        return None
-    role, content = message.get("role"), message["content"]
-    if not isinstance(role, str) or role not in _MESSAGE_KEYS or not isinstance(content, str):
-        return None
-    return None if not content or content.isspace() or "\0" in content else role
+def _checked_roles(messages: list[Any]) -> set[str]:
+    return {_check_message(index, message) for index, message in enumerate(messages)}
 
 
 def _check_tool_turns(messages: list[JsonObject]) -> None:
@@ -172,8 +175,9 @@ def _check_optional_text(value: object, at: str) -> None:
 
 def _check_target(row: JsonObject, key: str, accepted: str) -> None:
     """A string that is learned, so there must be something in it."""
-    _check_text(row[key], key, accepted)
-    if _is_blank(row[key]):
+    value = row.get(key)
+    _check_text(value, key, accepted)
+    if _is_blank(value):
         raise RowProblem(f"{key} is empty, so there is nothing to learn", accepted)
 
 
@@ -182,7 +186,7 @@ def _is_blank(text: object) -> bool:
 
 
 def check_instruction(row: JsonObject) -> None:
-    _check_text(row["instruction"], "instruction", INSTRUCT)
+    _check_text(row.get("instruction"), "instruction", INSTRUCT)
     _check_target(row, "output", INSTRUCT)
     if len(row) > 2:
         _check_optional_text(row.get("input"), "input")
@@ -190,5 +194,5 @@ def check_instruction(row: JsonObject) -> None:
 
 
 def check_prompt_completion(row: JsonObject) -> None:
-    _check_text(row["prompt"], "prompt", PROMPT_COMPLETION)
+    _check_text(row.get("prompt"), "prompt", PROMPT_COMPLETION)
     _check_target(row, "completion", PROMPT_COMPLETION)

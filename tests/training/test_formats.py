@@ -40,6 +40,7 @@ from training.formats import (
     detect_format,
     read_rows,
 )
+from training.json_lines import RowProblem
 
 
 def checked(*chunks: bytes, format: FormatName | None = None, **limits: int) -> FileReport:
@@ -320,6 +321,11 @@ class TestEveryFormat:
             assert detect_format(short) != format.name
             report = checked(json.dumps(short).encode(), format=format.name)
             assert f"{key} is missing" in report.errors[0].reason
+
+    def test_its_check_refuses_a_row_without_a_key(self, format, example):
+        for key in format.keys:
+            with pytest.raises(RowProblem):
+                format.check({name: value for name, value in example.items() if name != key})
 
     @pytest.mark.parametrize("value", [None, 1, 1.5, True, [], [1], {}, {"a": "b"}, [None], [[]]])
     def test_no_column_takes_any_value(self, format, example, value):

@@ -147,6 +147,15 @@ def test_floats_are_read_fast_unless_they_may_hide_an_integer(monkeypatch: pytes
     assert read_object(line) == {"exact": line}
 
 
+@pytest.mark.parametrize("place", range(20))
+@pytest.mark.parametrize("number", ["9" * 20, "-9" + "3" * 18, "1" * 400])
+def test_no_place_hides_an_integer_beyond_64_bits(number: str, place: int):
+    line = f'{{"{"k" * place}":{number},"z":0}}'.encode()
+    (value,) = read_objects([line], len(line))
+    assert isinstance(value, RowProblem)
+    assert value.column == place + 5
+
+
 class TestLineSplitter:
     def test_a_line_beyond_the_limit_keeps_little_and_tells(self):
         splitter = LineSplitter(10)
