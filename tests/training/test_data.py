@@ -1,0 +1,161 @@
+"""What becomes of rows: kept, cut, dropped with a count, held out, repeated."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.training.runs import prepare, train, write_rows
+from training.config import DataConfig, DatasetSource
+from training.data import CUT_TO_NOTHING, NO_TARGET, TOO_LONG, DataPlan, DataReader, plan_data
+from training.encoding import Encoder
+from training.failures import RunError
+from training.model import load_tokenizer
+from training.templates import chat_template
+
+
+def talk(question: str, answer: str, weight: int | None = None) -> dict[str, Any]:
+    reply: dict[str, Any] = {"role": "assistant", "content": answer}
+    if weight is not None:
+        reply["weight"] = weight
+    return {"messages": [{"role": "user", "content": question}, reply]}
+
+
+def plan(
+    model: Path,
+    folder: Path,
+    rows: list[dict[str, Any]],
+    *,
+    weight: float = 1.0,
+    valid: list[dict[str, Any]] | None = None,
+    **config: Any,
+) -> DataPlan:
+    tokenizer = load_tokenizer(model)
+    template = chat_template(tokenizer, "auto", {"messages"})
+    settings = DataConfig.model_validate({"max_length": 64, **config})
+    encoder = Encoder(tokenizer, template, train_on="assistant", alpaca=False, stop_ids=())
+
+    def source(name: str, rows: list[dict[str, Any]], weight: float) -> DatasetSource:
+        path = str(write_rows(folder / name, rows))
+        return DatasetSource(path=path, format="messages", weight=weight)
+
+    return plan_data(
+        DataReader(encoder, settings, lambda: None),
+        [source("train.jsonl", rows, weight)],
+        [source("valid.jsonl", valid, 1.0)] if valid else [],
+        eval_split=settings.eval_split,
+        seed=3,
+    )
+
+
+SHORT = talk("hi", "yes")
+LONG_ANSWER = talk("hi", "no " * 60)
+LONG_QUESTION = talk("why " * 60, "so")
+SILENT = talk("hi", "not this one", weight=0)
+
+
+def test_rows_that_cannot_be_used_are_counted_under_their_reason(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    made = plan(tiny_model, tmp_path, [SHORT, LONG_QUESTION, SILENT, LONG_ANSWER])
+    assert made.counts.dropped == {TOO_LONG: 2, NO_TARGET: 1}
+    assert made.counts.rows_read == 4
+    assert made.num_train_rows == 1
+    assert made.counts.first_lines[TOO_LONG].startswith("line 2: ")
+    assert "1 to train on" in made.in_words()
+    assert f"2 {TOO_LONG}" in made.in_words()
+
+
+def test_a_cut_answer_is_not_taught_to_end(tiny_model: Path, tmp_path: Path) -> None:
+    made = plan(tiny_model, tmp_path, [LONG_ANSWER, LONG_QUESTION, SHORT], overlong="truncate_end")
+    cut, short = made.train
+    eos = load_tokenizer(tiny_model).eos_token_id
+    assert len(cut) == 64
+    assert cut.is_target[-1]
+    assert eos not in cut.input_ids[cut.is_target]
+    assert eos == short.input_ids[short.is_target][-1]
+    assert made.counts.rows_cut == 1
+    assert made.counts.dropped == {CUT_TO_NOTHING: 1}
+
+
+def test_no_row_left_is_a_failure_that_says_why(tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=f"2 {TOO_LONG}.*1 {NO_TARGET}") as caught:
+        plan(tiny_model, tmp_path, [LONG_QUESTION, LONG_ANSWER, SILENT])
+    assert caught.value.failure.code == "no_target_tokens"
+    assert caught.value.failure.fault == "data"
+
+
+def numbered(count: int) -> list[dict[str, Any]]:
+    return [talk(f"number {i}", f"it is {i}") for i in range(count)]
+
+
+def texts(made: DataPlan, which: str) -> list[bytes]:
+    return [each.input_ids.tobytes() for each in getattr(made, which)]
+
+
+def test_the_split_holds_out_the_same_rows_every_time(tiny_model: Path, tmp_path: Path) -> None:
+    first, second = (plan(tiny_model, tmp_path, numbered(20), eval_split=0.25) for _ in range(2))
+    assert texts(first, "valid") == texts(second, "valid")
+    assert texts(first, "train") == texts(second, "train")
+    assert (len(first.valid), len(first.train)) == (5, 15)
+    assert not set(texts(first, "valid")) & set(texts(first, "train"))
+
+
+def test_a_validation_file_makes_the_split_needless(tiny_model: Path, tmp_path: Path) -> None:
+    made = plan(tiny_model, tmp_path, numbered(8), eval_split=0.5, valid=numbered(3))
+    assert (len(made.train), len(made.valid)) == (8, 3)
+
+
+@pytest.mark.parametrize(("weight", "expected"), [(1, 12), (2, 24), (0.5, 6), (1.25, 15)])
+def test_a_weight_repeats_rows_but_none_that_is_held_out(
+    tiny_model: Path, tmp_path: Path, weight: float, expected: int
+) -> None:
+    made = plan(tiny_model, tmp_path, numbered(16), eval_split=0.25, weight=weight)
+    assert len(made.train) == expected
+    assert made.num_train_rows == 12
+    assert not set(texts(made, "valid")) & set(texts(made, "train"))
+    repeats = [texts(made, "train").count(text) for text in set(texts(made, "train"))]
+    assert max(repeats) - min(repeats) <= 1
+
+
+def test_messages_need_a_template_of_the_model_or_by_name(
+    tmp_path: Path, tiny_model_without_template: Path
+) -> None:
+    model = tiny_model_without_template
+    refused = train(prepare(tmp_path / "auto", model))
+    assert refused.failure is not None
+    assert refused.failure.param == "training.data.template"
+    assert '"chatml"' in (refused.failure.remedy or "")
+    for name in ("chatml", "alpaca"):
+        settings = {"data": {"template": name}, "optimization": {"max_steps": 2}}
+        directory = prepare(tmp_path / name, model, settings)
+        assert train(directory).outcome == "succeeded"
+        assert (directory.result / "chat_template.jinja").is_file()
+
+
+def test_instructions_without_a_template_take_the_alpaca_layout(
+    tmp_path: Path, tiny_model_without_template: Path
+) -> None:
+    rows = [{"instruction": "Add.", "input": f"{i} and 1", "output": str(i + 1)} for i in range(8)]
+    settings = {"optimization": {"max_steps": 2}}
+    directory = prepare(
+        tmp_path, tiny_model_without_template, settings, rows=rows, format="instruct"
+    )
+    assert train(directory).outcome == "succeeded"
+    template = (directory.result / "chat_template.jinja").read_text()
+    assert "### Response:" in template
+
+
+def test_a_template_that_hides_the_answers_is_named(tiny_model: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    for file in tiny_model.iterdir():
+        (model / file.name).write_bytes(file.read_bytes())
+    template = (model / "chat_template.jinja").read_text()
+    (model / "chat_template.jinja").write_text(
+        template.replace("message['content']", "message['content'] | upper")
+    )
+    finished = train(prepare(tmp_path / "run", model))
+    assert finished.failure is not None
+    assert finished.failure.code == "template_unsupported"
+    assert finished.failure.param == "training.data.template"
