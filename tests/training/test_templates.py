@@ -1,0 +1,177 @@
+"""Templates with habits of their own: thoughts, marks, beginnings of sequence, tools, headers."""
+
+from pathlib import Path
+
+import pytest
+from jinja2 import TemplateError
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from tests.tiny_model import CHATML
+from training.encoding import Document, Encoder
+from training.formats import Conversation, Message, PromptCompletion
+from training.templates import HiddenTurnError, alpaca_template, chatml_template
+
+# Writes an empty thought before the last answer unless it has one, drops thoughts of earlier
+# answers, and begins an answer with an empty thought.
+THINKING = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{% if message['role'] == 'assistant' %}"
+    "{% set answer = message['content'].split('</think>')[-1].lstrip('\n') %}"
+    "{% set thought = message['content'].split('</think>')[0].split('<think>')[-1].strip('\n') "
+    "if '</think>' in message['content'] else '' %}"
+    "{% if loop.last %}{{ '<think>\n' + thought + '\n</think>\n\n' + answer }}"
+    "{% else %}{{ answer }}{% endif %}"
+    "{% else %}{{ message['content'] }}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n\n</think>\n\n{% endif %}"
+)
+# Its marks hold the role header and the empty thought, but not the end of the turn.
+LOOSE_MARKS = (
+    "{% for message in messages %}{% if message['role'] == 'assistant' %}"
+    "{% generation %}<|im_start|>assistant\n<think>\n\n</think>\n\n{{ message['content'] }}"
+    "{% endgeneration %}<|im_end|>\n"
+    "{% else %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n\n</think>\n\n{% endif %}"
+)
+WITH_BOS = "{{ bos_token }}" + CHATML
+TOOLS = (
+    "{% if tools %}<|im_start|>tools\n{{ tools | tojson }}<|im_end|>\n{% endif %}"
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{% if message.tool_calls %}{% for call in message.tool_calls %}"
+    "call {{ call.function.name }} {{ call.function.arguments | tojson }}{% endfor %}"
+    "{% else %}{{ message['content'] }}{% endif %}<|im_end|>\n{% endfor %}"
+)
+ALTERNATING = (
+    "{% for message in messages %}"
+    "{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('roles must alternate') }}{% endif %}"
+    "<|im_start|>{{ message['content'] }}<|im_end|>\n{% endfor %}"
+)
+ENDLESS = (
+    "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}"
+)
+
+
+@pytest.fixture
+def tokenizer(tiny_model: Path) -> PreTrainedTokenizerBase:
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(tiny_model)
+    return tokenizer
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, template: str, *messages: Message) -> Document:
+    encoder = Encoder(tokenizer, template, train_on="assistant", alpaca=False, stop_ids=())
+    return encoder.encode(Conversation(1, messages))
+
+
+def targets(tokenizer: PreTrainedTokenizerBase, document: Document) -> str:
+    return tokenizer.decode(document.input_ids[document.is_target])  # type: ignore[no-any-return]
+
+
+def ask(answer: str, question: str = "q") -> tuple[Message, Message]:
+    return Message("user", question), Message("assistant", answer)
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ("so", "so<|im_end|>"),
+        ("<think>\nhm\n</think>\n\nso", "<think>\nhm\n</think>\n\nso<|im_end|>"),
+        ("<think>\n\n</think>\n\nso", "so<|im_end|>"),
+    ],
+)
+def test_an_empty_thought_that_the_prompt_supplies_takes_no_loss(
+    tokenizer: PreTrainedTokenizerBase, answer: str, expected: str
+) -> None:
+    assert targets(tokenizer, encode(tokenizer, THINKING, *ask(answer))) == expected
+
+
+def test_a_thought_that_the_template_drops_takes_no_loss(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    turns = (*ask("<think>\nhm\n</think>\n\nred"), *ask("<think>\nah\n</think>\n\nblue"))
+    document = encode(tokenizer, THINKING, *turns)
+    expected = "red<|im_end|><think>\nah\n</think>\n\nblue<|im_end|>"
+    assert targets(tokenizer, document) == expected
+
+
+def test_marks_are_trimmed_to_what_the_model_says(tokenizer: PreTrainedTokenizerBase) -> None:
+    document = encode(tokenizer, LOOSE_MARKS, *ask("red"), *ask("blue"))
+    assert targets(tokenizer, document) == "red<|im_end|>blue<|im_end|>"
+
+
+def test_the_beginning_of_sequence_stands_once(tokenizer: PreTrainedTokenizerBase) -> None:
+    tokenizer.bos_token = "<|endoftext|>"
+    document = encode(tokenizer, WITH_BOS, *ask("red"))
+    whole = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "q"}, {"role": "assistant", "content": "red"}],
+        chat_template=WITH_BOS,
+    )["input_ids"]
+    assert document.input_ids.tolist() == whole
+    assert whole.count(tokenizer.bos_token_id) == 1
+
+
+def test_a_tokenizer_that_writes_it_does_so_before_a_completion(
+    tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer.bos_token = "<|endoftext|>"
+    encoder = Encoder(tokenizer, None, train_on="everything", alpaca=False, stop_ids=())
+    bare = encoder.encode(PromptCompletion(1, "ab", "cd")).input_ids.tolist()
+    tokenizer.backend_tokenizer.post_processor = bos_writer(tokenizer)
+    written = encoder.encode(PromptCompletion(1, "ab", "cd")).input_ids.tolist()
+    by_hand = encoder.encode(PromptCompletion(1, "<|endoftext|>ab", "cd")).input_ids.tolist()
+    assert written == by_hand == [tokenizer.bos_token_id, *bare]
+
+
+def bos_writer(tokenizer: PreTrainedTokenizerBase) -> object:
+    from tokenizers.processors import TemplateProcessing
+
+    bos = ("<|endoftext|>", tokenizer.bos_token_id)
+    return TemplateProcessing(single="<|endoftext|> $A", special_tokens=[bos])
+
+
+def test_a_call_of_a_tool_takes_loss_and_its_answer_does_not(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}
+    document = encode(
+        tokenizer,
+        TOOLS,
+        Message("user", "add"),
+        Message("assistant", None, tool_calls=(call,)),
+        Message("tool", "2", tool_call_id="1"),
+        Message("assistant", "two"),
+    )
+    assert targets(tokenizer, document) == 'call add {"a": 1}<|im_end|>two<|im_end|>'
+
+
+def test_equal_texts_are_told_apart(tokenizer: PreTrainedTokenizerBase) -> None:
+    document = encode(tokenizer, CHATML, *ask("red", "red"), *ask("red", "red"))
+    assert targets(tokenizer, document) == "red<|im_end|>red<|im_end|>"
+
+
+def test_a_refusal_of_the_template_is_heard(tokenizer: PreTrainedTokenizerBase) -> None:
+    with pytest.raises(TemplateError, match="roles must alternate"):
+        encode(tokenizer, ALTERNATING, Message("system", "be"), *ask("red"))
+
+
+def test_a_turn_without_an_end_is_refused(tokenizer: PreTrainedTokenizerBase) -> None:
+    with pytest.raises(HiddenTurnError, match="closes the assistant's turn with no token"):
+        encode(tokenizer, ENDLESS, *ask("red"))
+
+
+def test_named_layouts_end_turns_with_a_token_the_model_stops_at(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    tokenizer.eos_token = "<|endoftext|>"
+    chatml = encode(tokenizer, chatml_template(tokenizer), *ask("red"))
+    assert targets(tokenizer, chatml) == "red<|im_end|>"
+    alpaca = encode(tokenizer, alpaca_template(), *ask("red"))
+    assert targets(tokenizer, alpaca) == "red<|endoftext|>"
+
+
+def test_the_alpaca_layout_keeps_a_system_prompt_of_its_own(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    document = encode(tokenizer, alpaca_template(), Message("system", "Be brief."), *ask("red"))
+    text = tokenizer.decode(document.input_ids)
+    assert text.startswith("Be brief.\n\n### Instruction:\nq\n\n### Response:\nred")
