@@ -41,8 +41,8 @@ class LocalWriter:
 
     def _appear(self) -> None:
         for _ in range(_TRIES):
-            self._target.parent.mkdir(parents=True, exist_ok=True)
             with suppress(FileNotFoundError):  # a deletion has just removed the empty folder
+                self._target.parent.mkdir(parents=True, exist_ok=True)
                 self._temporary.replace(self._target)
                 return
         raise FileNotFoundError(self._target.parent)
@@ -80,10 +80,10 @@ class LocalStore:
         self._prune(path.parent)
 
     def keys(self, prefix: str) -> Iterator[str]:
-        folder = self._path(prefix.rstrip("/"))
-        for path in sorted(folder.rglob("*")):
-            if path.is_file():
-                yield path.relative_to(self._root).as_posix()
+        # os.walk passes over folders that a deletion removes meanwhile.
+        for folder, _, names in os.walk(self._path(prefix.rstrip("/"))):
+            below = Path(folder).relative_to(self._root)
+            yield from ((below / name).as_posix() for name in names)
 
     def remove_leftovers(self, older_than_seconds: float) -> None:
         oldest = time.time() - older_than_seconds
