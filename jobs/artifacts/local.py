@@ -36,7 +36,8 @@ class LocalWriter:
         os.fsync(self._file.fileno())
         self._file.close()
         self._appear()
-        _sync_folder(self._target.parent)
+        with suppress(FileNotFoundError):  # deleted already, and the folder with it
+            _sync_folder(self._target.parent)
         return Stored(self._key, self._bytes, self._digest.hexdigest())
 
     def _appear(self) -> None:

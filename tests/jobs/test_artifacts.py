@@ -2,8 +2,9 @@
 
 import hashlib
 import os
-import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -128,48 +129,34 @@ def test_leftovers_of_dead_writers_go_and_living_ones_stay(store: ArtifactStore,
 
 def test_committing_where_others_delete(store: ArtifactStore):
     """Folders are removed with their last file while others are about to write into them."""
-    errors: list[BaseException] = []
 
     def work(number: int) -> None:
-        try:
-            for turn in range(150):
-                key = f"deep/er/and/er/{number}-{turn}"
-                _put(store, key, b"x")
-                store.delete(key)
-        except BaseException as error:
-            errors.append(error)
-            raise
+        for turn in range(150):
+            key = f"deep/er/and/er/{number}-{turn}"
+            _put(store, key, b"x")
+            store.delete(key)
 
-    _together(work, 4, errors)
+    _together(work, 4)
     assert list(store.keys("deep/")) == []
 
 
 def test_listing_where_others_delete(store: ArtifactStore):
     """Two sweeps may clean the same folder."""
-    errors: list[BaseException] = []
 
     def work(number: int) -> None:
-        try:
-            for turn in range(60):
-                for name in ("one", "two"):
-                    _put(store, f"list/{number}-{turn}/sub/{name}", b"x")
-                for key in list(store.keys("list/")):
-                    store.delete(key)
-        except BaseException as error:
-            errors.append(error)
-            raise
+        for turn in range(60):
+            for name in ("one", "two"):
+                _put(store, f"list/{number}-{turn}/sub/{name}", b"x")
+            for key in list(store.keys("list/")):
+                store.delete(key)
 
-    _together(work, 4, errors)
+    _together(work, 4)
     assert list(store.keys("list/")) == []
 
 
-def _together(work, count: int, errors: list[BaseException]) -> None:
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert errors == []
+def _together(work: Callable[[int], None], count: int) -> None:
+    with ThreadPoolExecutor(count) as pool:
+        list(pool.map(work, range(count)))
 
 
 def test_an_unknown_scheme_is_refused(tmp_path: Path):
