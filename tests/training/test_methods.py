@@ -187,3 +187,19 @@ def test_the_same_seed_begins_with_the_same_adapter(tiny_model: Path, tmp_path: 
     name = next(name for name in one if "lora_A" in name)
     assert torch.equal(one[name], two[name])
     assert not torch.allclose(one[name], three[name])
+
+
+def test_slow_bfloat16_is_told(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    settings = {
+        "model": {"dtype": "bfloat16"},
+        "optimization": {"max_steps": 1, "learning_rate": 0.01, "warmup_steps": 0},
+    }
+    rows = [{"prompt": "a", "completion": "b"}]
+    directory = prepare(tmp_path, tiny_model, settings, rows=rows, format="prompt_completion")
+    assert train(directory).outcome == "succeeded"
+    told = [event for event in events(directory) if isinstance(event, Message)]
+    advised = any("float32" in event.message for event in told)
+    assert advised is not torch.ops.mkldnn._is_mkldnn_bf16_supported()
