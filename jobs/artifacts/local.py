@@ -12,7 +12,7 @@ from typing import BinaryIO
 from jobs.artifacts.base import Stored
 
 _TEMPORARY = ".incoming"
-_TRIES = 10
+_TRIES = 100
 
 
 class LocalWriter:
@@ -42,7 +42,7 @@ class LocalWriter:
 
     def _appear(self) -> None:
         for _ in range(_TRIES):
-            with suppress(FileNotFoundError):  # a deletion has just removed the empty folder
+            with suppress(FileNotFoundError, FileExistsError):  # a deletion removes the folder
                 self._target.parent.mkdir(parents=True, exist_ok=True)
                 self._temporary.replace(self._target)
                 return
