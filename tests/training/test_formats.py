@@ -175,6 +175,12 @@ class TestFileChecker:
         assert checked(GOOD, max_line_bytes=len(GOOD)).num_rows == 1
         assert checked(GOOD, max_line_bytes=len(GOOD) - 1).num_rows == 0
 
+    def test_a_byte_order_mark_is_not_part_of_the_line(self):
+        marked = b"\xef\xbb\xbf" + GOOD
+        assert checked(marked[:9], marked[9:], max_line_bytes=len(GOOD)).num_rows == 1
+        (error,) = checked(marked[:9], marked[9:] * 2, max_line_bytes=len(GOOD) - 1).errors
+        assert "longer" in error.reason
+
     def test_memory_stays_flat(self):
         def chunks() -> Iterator[bytes]:
             yield b"x" * (1 << 20)

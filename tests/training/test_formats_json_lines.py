@@ -74,7 +74,7 @@ def fast(line: bytes) -> object:
 
 
 @given(_LINES)
-@example(rb'{"a":"\u0022","a":"\u0022\u0022","b":1}')
+@example(rb'{"a":1,"a":"\u0022\u0022"}')  # two quotes lost, two gained
 @example(rb'{"a":"\\u0022","b":"\\\u0022"}')
 @example(b'{"a":18446744073709551616}')
 @example(b'{"a":[{"b":1,"b":1.0}]}')
