@@ -4,13 +4,14 @@ On SQLite a writer takes the write lock when it begins (`BEGIN IMMEDIATE`): a tr
 reads first and writes later would otherwise fail with a busy snapshot instead of waiting.
 """
 
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Select, create_engine, event, extract, func, select, text
+from sqlalchemy import Connection, Engine, create_engine, event, extract, func, select, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
@@ -75,18 +76,20 @@ def lock_for_migration(connection: Connection) -> None:
 
 
 def now(session: Session) -> float:
-    """When this transaction first asked, by the database's clock: one clock for all hosts."""
+    """When this transaction first asked, by the database's clock: one clock for all hosts.
+
+    SQLite lives on one host and has no clock but that host's.
+    """
     if "now" not in session.info:
-        clock = _CLOCKS[session.get_bind().dialect.name]
-        session.info["now"] = float(session.execute(clock).scalar_one())
+        on_server = session.get_bind().dialect.name != "sqlite"
+        session.info["now"] = (
+            float(session.execute(_SERVER_CLOCK).scalar_one()) if on_server else time.time()
+        )
     at: float = session.info["now"]
     return at
 
 
-_CLOCKS: dict[str, Select[Any]] = {
-    "sqlite": select((func.julianday("now") - 2440587.5) * 86400.0),
-    "postgresql": select(extract("epoch", func.clock_timestamp())),
-}
+_SERVER_CLOCK = select(extract("epoch", func.clock_timestamp()))
 
 
 def _server_engine(url: str) -> Engine:

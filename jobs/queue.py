@@ -16,6 +16,7 @@ from jobs.settings import Settings
 WAKE = "worker.tasks.wake"
 _EXPIRES_SECONDS = 60
 _PATIENCE_SECONDS = 1.0
+_PAUSE_SECONDS = 0.1
 _POLL_SECONDS = 0.05
 _log = logging.getLogger(__name__)
 
@@ -98,8 +99,9 @@ class Bell:
 
     def ring(self, pool: str) -> None:
         with self._changed:
-            self._pools.add(pool)
-            self._changed.notify()
+            if pool not in self._pools:
+                self._pools.add(pool)
+                self._changed.notify()
 
     def close(self) -> None:
         """Send what is waiting, for as long as the bell is patient, and stop."""
@@ -112,6 +114,7 @@ class Bell:
         while (pools := self._next()) is not None:
             for pool in pools:
                 self._send_one(pool)
+            self._pause()
         self._app.close()
 
     def _next(self) -> set[str] | None:
@@ -119,6 +122,11 @@ class Bell:
             self._changed.wait_for(lambda: self._pools or self._closed)
             pools, self._pools = self._pools, set()
         return pools or None
+
+    def _pause(self) -> None:
+        """Let the rings of a burst become one."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed, timeout=_PAUSE_SECONDS)
 
     def _send_one(self, pool: str) -> None:
         try:

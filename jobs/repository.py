@@ -5,9 +5,9 @@ An id of another project is answered like one that does not exist.
 
 from collections.abc import Sequence
 from enum import Enum
-from typing import Any
+from typing import Any, TypeVar
 
-from sqlalchemy import BigInteger, ColumnElement, Select, and_, bindparam, func, or_, select, tuple_
+from sqlalchemy import Select, and_, bindparam, func, or_, select, tuple_
 from sqlalchemy.orm import Session
 
 from jobs.errors import InvalidRequest, NotFound
@@ -15,6 +15,8 @@ from jobs.identity import Identity
 from jobs.models import ApiKey, Checkpoint, Event, File, Job, JobFile, Model
 from jobs.pages import Page
 from jobs.states import OPEN, JobStatus
+
+_Row = TypeVar("_Row")
 
 
 class Lock(Enum):
@@ -32,8 +34,9 @@ def file_of(
     Raises:
         NotFound: There is none of this id in the project.
     """
-    file = session.get(File, file_id, with_for_update=_for_update(lock))
-    if file is None or file.project_id != identity.project_id or file.deleted_at is not None:
+    values = {"file_id": file_id, "project_id": identity.project_id}
+    file = session.scalar(_FILE[lock], values)
+    if file is None:
         raise NotFound(f"no file {file_id!r}", param="file_id", code="file_not_found")
     return file
 
@@ -68,27 +71,18 @@ def model_of(session: Session, identity: Identity, name: str, *, lock: Lock | No
     Raises:
         NotFound: There is none of this name.
     """
-    query = select(Model).where(Model.name == name, _visible(identity))
-    if lock is not None:
-        query = query.with_for_update(read=lock == Lock.KEEP)
-    model = session.scalar(query)
+    model = session.scalar(_MODEL[lock], {"name": name, "project_id": identity.project_id})
     if model is None:
         raise NotFound(f"no model {name!r}", param="model", code="model_not_found")
     return model
 
 
 def models_of(session: Session, identity: Identity) -> list[Model]:
-    query = select(Model).where(_visible(identity)).order_by(Model.created_at.desc(), Model.id)
-    return list(session.scalars(query))
+    return list(session.scalars(_MODELS, {"project_id": identity.project_id}))
 
 
 def _for_update(lock: Lock | None) -> dict[str, bool] | None:
     return None if lock is None else {"read": lock == Lock.KEEP}
-
-
-def _visible(identity: Identity) -> ColumnElement[bool]:
-    ours = or_(Model.project_id.is_(None), Model.project_id == identity.project_id)
-    return and_(ours, Model.removed_at.is_(None))
 
 
 def files_page(
@@ -209,8 +203,40 @@ _FILES_OF_JOB = (
 _JOBS_AHEAD = select(func.count()).where(
     Job.status == JobStatus.QUEUED,
     Job.pool == bindparam("pool"),
-    tuple_(-Job.priority, Job.queued_at, Job.id)
-    < tuple_(-bindparam("priority", type_=BigInteger), bindparam("queued_at"), bindparam("job_id")),
+    # Spelled out so that the index answers: the row itself is read only for a tie in time.
+    or_(
+        Job.priority > bindparam("priority"),
+        and_(
+            Job.priority == bindparam("priority"),
+            or_(
+                Job.queued_at < bindparam("queued_at"),
+                and_(Job.queued_at == bindparam("queued_at"), Job.id < bindparam("job_id")),
+            ),
+        ),
+    ),
+)
+
+
+def _by_lock(query: Select[_Row]) -> dict[Lock | None, Select[_Row]]:
+    return {
+        None: query,
+        Lock.KEEP: query.with_for_update(read=True),
+        Lock.CHANGE: query.with_for_update(),
+    }
+
+
+_VISIBLE = and_(
+    or_(Model.project_id.is_(None), Model.project_id == bindparam("project_id")),
+    Model.removed_at.is_(None),
+)
+_MODEL = _by_lock(select(Model).where(Model.name == bindparam("name"), _VISIBLE))
+_MODELS = select(Model).where(_VISIBLE).order_by(Model.created_at.desc(), Model.id)
+_FILE = _by_lock(
+    select(File).where(
+        File.id == bindparam("file_id"),
+        File.project_id == bindparam("project_id"),
+        File.deleted_at.is_(None),
+    )
 )
 
 

@@ -43,9 +43,9 @@ def create_job(
     """Queue a job; everything that can be known without loading the model is checked first."""
     with services.db.writing() as session:
         job = submission.submit(session, caller, body)
-        reply = job_reply(session, caller, job)
     services.bell.ring(job.pool)
-    return reply
+    with services.db.reading() as session:  # after the write: others are waiting for its lock
+        return job_reply(session, caller, job)
 
 
 @router.get("", responses=problems(), openapi_extra=_FILTER)
