@@ -31,6 +31,7 @@ def add_lora(model: PreTrainedModel, config: AdapterConfig, base_model: str) -> 
         linear = {name: part for name, part in with_weights.items() if isinstance(part, nn.Linear)}
         _check_names(targets, linear, "target_modules")
     _check_names(config.modules_to_save, with_weights, "modules_to_save")
+    alpha = float(config.lora_alpha)
     lora = LoraConfig(
         task_type="CAUSAL_LM",
         r=config.r,
