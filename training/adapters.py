@@ -35,7 +35,8 @@ def add_lora(model: PreTrainedModel, config: AdapterConfig, base_model: str) -> 
     lora = LoraConfig(
         task_type="CAUSAL_LM",
         r=config.r,
-        lora_alpha=cast("int", config.lora_alpha),  # PEFT divides it by r; any number will do
+        # PEFT takes any number; serving engines expect a whole one wherever it is one.
+        lora_alpha=cast("int", int(alpha) if alpha.is_integer() else alpha),
         lora_dropout=config.lora_dropout,
         target_modules=targets,
         modules_to_save=list(config.modules_to_save) or None,

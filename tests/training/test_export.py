@@ -43,6 +43,7 @@ def test_the_folder_is_whole_and_names_no_path(done: RunDirectory, tiny_model: P
         assert str(done.path).encode() not in content, path.name
     config = json.loads((done.result / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "tiny"
+    assert isinstance(config["lora_alpha"], int)
 
 
 def test_the_card_says_what_it_is(done: RunDirectory) -> None:
