@@ -3,6 +3,7 @@
 import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import quote
@@ -14,6 +15,7 @@ from cli.errors import CliError, ServerAwayError
 
 Json = dict[str, Any]
 
+_MAX_PAGE = 100
 _TIMEOUT = httpx.Timeout(60, connect=5)
 _STREAM_TIMEOUT = httpx.Timeout(60, connect=5)
 _UPLOAD_TIMEOUT = httpx.Timeout(600, connect=5)
@@ -57,6 +59,10 @@ class Client:
             if not page.get("has_more") or not page["data"]:
                 return
             after = page["data"][-1]["id"]
+
+    def newest(self, path: str, count: int) -> Iterator[Json]:
+        """The first items of a list that begins with the newest."""
+        return islice(self.pages(path, limit=min(count, _MAX_PAGE)), count)
 
     def upload(self, path: Path, purpose: str, on_bytes: Callable[[int], None]) -> Json:
         """Send a file; `on_bytes` hears of every chunk's size as it is read."""

@@ -8,6 +8,7 @@ import hashlib
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from zipfile import BadZipFile, ZipFile
 
 import httpx
@@ -32,21 +33,30 @@ class Remote:
 
 
 def download_folder(client: Client, path: str, params: dict[str, str], folder: Path) -> Remote:
-    """Fetch the archive at `path`, check it, and unpack it as `folder`.
+    """Fetch the archive at `path`, check it, and unpack it as `folder`, all of it or nothing.
 
     Raises:
-        CliError: The server refused, the hash is another, or `folder` cannot be written.
+        CliError: `folder` holds something, the server refused, or the hash is another.
     """
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise CliError(f"{folder} is there and not empty: remove it, or choose another -o")
     folder.parent.mkdir(parents=True, exist_ok=True)
     archive = folder.with_name(f"{folder.name}.zip")
     remote = fetch(client, path, params, archive)
+    with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
+        unpacked = Path(temporary) / folder.name
+        _unpack(archive, unpacked)
+        unpacked.replace(folder)
+    archive.unlink()
+    return remote
+
+
+def _unpack(archive: Path, folder: Path) -> None:
     try:
         with ZipFile(archive) as members:
             members.extractall(folder)
     except BadZipFile as error:
         raise CliError(f"{archive} is not an archive: {error}") from None
-    archive.unlink()
-    return remote
 
 
 def fetch(client: Client, path: str, params: dict[str, str], target: Path) -> Remote:

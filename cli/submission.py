@@ -58,7 +58,9 @@ def upload(client: Client, path: Path, purpose: str = "fine-tune") -> Json:
     with transfer(f"uploading {path.name}", total) as bar:
         file = client.upload(path, purpose, bar.add)
     if file["status"] == "error":
-        raise CliError(f"{path}: {file['status_details']}\nAll of it: {file['id']} (report)")
+        raise CliError(
+            f"{path}: {file['status_details']}\n(all of it: GET /v1/files/{file['id']}/report)"
+        )
     rows = f", {file['num_rows']} rows" if file.get("num_rows") is not None else ""
     hint(f"Uploaded {path.name} ({size(file['bytes'])}{rows}) as {file['id']}")
     return file

@@ -57,12 +57,12 @@ def jobs(
 ) -> None:
     """List the newest jobs."""
     with connect() as client:
-        page = client.get("/fine_tuning/jobs", limit=limit)["data"]
+        newest = list(client.newest("/fine_tuning/jobs", limit))
     if output is Output.JSON:
-        print_json(page)
+        print_json(newest)
         return
     columns = ("ID", "STATUS", "MODEL", "SUFFIX", "PROGRESS", "CREATED")
-    print_table(columns, [_job_row(job) for job in page])
+    print_table(columns, [_job_row(job) for job in newest])
 
 
 def job(
@@ -113,12 +113,14 @@ def events(
 ) -> None:
     """List a job's messages and metrics, the newest last."""
     with connect() as client:
-        page = client.get(job_path(job_id(client, id), "/events"), limit=limit)["data"]
+        newest = list(client.newest(job_path(job_id(client, id), "/events"), limit))
     if output is Output.JSON:
-        print_json(page)
+        print_json(newest)
         return
     columns = ("TIME", "LEVEL", "TYPE", "MESSAGE")
-    rows = [(moment(e["created_at"]), e["level"], e["type"], e["message"]) for e in reversed(page)]
+    rows = [
+        (moment(e["created_at"]), e["level"], e["type"], e["message"]) for e in reversed(newest)
+    ]
     print_table(columns, rows)
 
 

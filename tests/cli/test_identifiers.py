@@ -29,6 +29,7 @@ def test_a_job_is_found_among_many_pages(served: Deployment, tunesmith: Tunesmit
     file = served.world.file()
     jobs = [served.world.submit(training_file=file.id) for _ in range(102)]
     first = jobs[0].id
+    assert len(json.loads(tunesmith("jobs", "--limit", 101, "-o", "json").out)) == 101
     assert tunesmith("job", first.removeprefix("ftjob-")[:14]).out.startswith(
         f"id             {first}"
     )

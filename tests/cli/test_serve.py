@@ -124,6 +124,10 @@ def test_the_whole_way_on_a_terminal(serving: Serving, job_file: Path, tmp_path:
     assert serving.answer("download", job["id"][:12], "-o", folder) == str(folder)
     assert (folder / "adapter_model.safetensors").stat().st_size > 0
     assert not list(tmp_path.glob("*.zip"))
+    again = serving.run("download", job["id"], "-o", folder)
+    assert again.stderr == (
+        f"tunesmith: {folder} is there and not empty: remove it, or choose another -o\n"
+    )
     (saved,) = serving.json("checkpoints", job["id"])
     other = tmp_path / "checkpoint"
     serving.answer("download", job["id"], "--checkpoint", saved["step_number"], "-o", other)
