@@ -25,6 +25,7 @@ from jobs.service.limits import fail_overdue
 from jobs.settings import Settings
 from jobs.states import OPEN, JobStatus
 
+_RANDOM = random.SystemRandom()  # the seedable one belongs to whoever imports us
 _LOG = logging.getLogger(__name__)
 _BATCH = 100
 _LEFTOVER_SECONDS = 24 * 3600
@@ -70,7 +71,7 @@ class Rescue:
             except (SQLAlchemyError, OSError) as error:
                 self._clock.restart()
                 _LOG.warning("the sweep failed and is tried again: %s", error)
-            self._stopping.wait(self._settings.sweep_seconds * random.uniform(0.8, 1.2))  # noqa: S311
+            self._stopping.wait(self._settings.sweep_seconds * _RANDOM.uniform(0.8, 1.2))
 
     def _close_expired_leases(self) -> None:
         with self._database.reading() as session:

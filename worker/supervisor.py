@@ -33,6 +33,7 @@ from worker.runner import run
 _JITTER = 0.2
 _RETRY_SECONDS = 1.0
 _EXIT_SECONDS = 5.0
+_RANDOM = random.SystemRandom()  # the seedable one belongs to whoever imports us
 _log = logging.getLogger(__name__)
 
 
@@ -119,7 +120,7 @@ class Supervisor:
             except UNREACHABLE as error:
                 _log.warning("cannot look for work: %s", error)
                 pause_seconds = _RETRY_SECONDS
-            self._woken.wait(pause_seconds * random.uniform(1 - _JITTER, 1 + _JITTER))  # noqa: S311
+            self._woken.wait(pause_seconds * _RANDOM.uniform(1 - _JITTER, 1 + _JITTER))
             self._woken.clear()
 
     def _offer(self) -> Offer:

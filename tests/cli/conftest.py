@@ -35,7 +35,7 @@ class Deployment:
     world: World
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     settings = settings_in(tmp_path_factory.mktemp("served"))
     upgrade(settings.resolved_database_url)
