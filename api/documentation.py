@@ -29,6 +29,8 @@ _REASONS = {
     500: "The server failed; its log has the request id.",
     503: "The server cannot answer now; try again in a moment.",
 }
+_REFERENCE = "#/components/schemas/{model}"
+_ERROR = {"schema": {"$ref": _REFERENCE.format(model=ErrorReply.__name__)}}
 _ALWAYS = (400, 401, 403, 421, 500, 503)
 _PAGE = """<!doctype html>
 <html lang="en">
@@ -47,9 +49,12 @@ _PAGE = """<!doctype html>
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The documented errors of a route: those every route has, and `statuses`."""
+    """The documented errors of a route: those every route has, and `statuses`.
+
+    By reference: a model for each error of each route would cost a fifth of the start.
+    """
     return {
-        status: {"model": ErrorReply, "description": _REASONS[status]}
+        status: {"description": _REASONS[status], "content": {"application/json": _ERROR}}
         for status in sorted({*_ALWAYS, *statuses})
     }
 
@@ -85,6 +90,7 @@ def _document(app: FastAPI) -> dict[str, Any]:
             title=app.title, version=app.version, description=_DESCRIPTION, routes=app.routes
         )
         _drop_422(app.openapi_schema)
+        _define_errors(app.openapi_schema)
     return app.openapi_schema
 
 
@@ -95,3 +101,8 @@ def _drop_422(document: dict[str, Any]) -> None:
             operation["responses"].pop("422", None)
     for name in ("HTTPValidationError", "ValidationError"):
         document["components"]["schemas"].pop(name, None)
+
+
+def _define_errors(document: dict[str, Any]) -> None:
+    schema = ErrorReply.model_json_schema(ref_template=_REFERENCE)
+    document["components"]["schemas"] |= {**schema.pop("$defs"), ErrorReply.__name__: schema}

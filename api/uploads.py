@@ -4,9 +4,11 @@ Blocks of a megabyte go to a worker thread that writes, hashes and checks them, 
 flat and the event loop free. Whatever ends an upload early leaves nothing in the store.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
-from typing import TypeVar, get_args
+from functools import partial
+from typing import Self, TypeVar, get_args
 
 from anyio import CapacityLimiter, move_on_after, to_thread
 from fastapi import Request
@@ -34,7 +36,7 @@ _DRAIN_SECONDS = 30
 class Uploads:
     """Takes uploads for one process; the threads that check them are few, so that they share."""
 
-    def __init__(self, settings: Settings, store: ArtifactStore, *, num_threads: int = 2) -> None:
+    def __init__(self, settings: Settings, store: ArtifactStore, *, num_threads: int = 4) -> None:
         self._settings = settings
         self._store = store
         self._threads = CapacityLimiter(num_threads)
@@ -62,17 +64,45 @@ class Uploads:
         file_id = new_id("file-")
         with self._store.create(artifact_key(file_id)) as writer:
             intake = _Intake(file_id, writer, self._settings)
-            async for chunk in body:
-                for piece in form.feed(chunk):
-                    intake.take(piece)
-                if intake.num_pending_bytes >= _BLOCK_BYTES:
-                    await self._in_thread(intake.flush)
+            async with _Ahead(self._threads) as ahead:
+                async for chunk in body:
+                    for piece in form.feed(chunk):
+                        intake.take(piece)
+                    if intake.num_pending_bytes >= _BLOCK_BYTES:
+                        block = intake.next_block()
+                        await ahead.do(partial(writer.write, block), partial(intake.check, block))
+                await ahead.rest()
             if not form.ended:
                 raise InvalidRequest("the form ends before its last boundary", code="invalid_form")
-            return await self._in_thread(intake.finish)
+            return await to_thread.run_sync(intake.finish, limiter=self._threads)
 
-    async def _in_thread(self, work: Callable[[], T]) -> T:
-        return await to_thread.run_sync(work, limiter=self._threads)
+
+class _Ahead:
+    """Works on one block in threads while the next one arrives, never on more than one.
+
+    Leaving the context waits for the threads: nothing writes once the writer is gone.
+    """
+
+    def __init__(self, threads: CapacityLimiter) -> None:
+        self._threads = threads
+        self._busy: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
+        await asyncio.gather(*self._busy, return_exceptions=True)
+
+    async def do(self, *steps: Callable[[], None]) -> None:
+        """Begin the steps of a block beside each other; raises what the last block's raised."""
+        await self.rest()
+        self._busy = [
+            asyncio.create_task(to_thread.run_sync(step, limiter=self._threads)) for step in steps
+        ]
+
+    async def rest(self) -> None:
+        """Wait for the last block, and raise what its steps raised."""
+        await asyncio.gather(*self._busy)
 
 
 class _Intake:
@@ -104,17 +134,22 @@ class _Intake:
         elif self._part is not None:
             self._take_field_bytes(self._part.name, piece)
 
-    def flush(self) -> None:
-        """Write, hash and check what is pending; for a worker thread."""
+    def next_block(self) -> bytes:
+        """What has arrived of the file since the last block."""
         block = b"".join(self._pending)
         self._pending, self.num_pending_bytes = [], 0
-        self._writer.write(block)
+        return block
+
+    def check(self, block: bytes) -> None:
+        """Check the rows that end in `block`; for a worker thread."""
         if self._is_checked and self._refusal is None:
             self._check(lambda: self._checker.feed(block))
 
     def finish(self) -> Upload:
         """Keep the file, if the form was right; for a worker thread."""
-        self.flush()
+        last = self.next_block()
+        self._writer.write(last)
+        self.check(last)
         purpose = self._purpose
         if purpose is None:
             raise _missing("purpose", f"one of {', '.join(PURPOSES)}")

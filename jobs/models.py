@@ -4,11 +4,13 @@ Every row that a user can name belongs to a project, but for the base models of 
 """
 
 import secrets
+from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Enum,
     ForeignKey,
     Index,
     MetaData,
@@ -39,6 +41,13 @@ def new_id(prefix: str) -> str:
     return prefix + secrets.token_hex(12)
 
 
+def _words(words: type[StrEnum]) -> Enum:
+    """Kept as the words themselves: a further one needs no change of the database."""
+    return Enum(
+        words, native_enum=False, length=32, values_callable=lambda all_: [w.value for w in all_]
+    )
+
+
 class Base(DeclarativeBase):
     metadata = MetaData(naming_convention=_NAMING)
     type_annotation_map = {  # noqa: RUF012 - SQLAlchemy's own hook
@@ -47,6 +56,10 @@ class Base(DeclarativeBase):
         int: BigInteger,
         Role: String,
         FormatName: String,
+        JobStatus: _words(JobStatus),
+        Intent: _words(Intent),
+        RunKind: _words(RunKind),
+        RunOutcome: _words(RunOutcome),
     }
 
 

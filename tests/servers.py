@@ -5,6 +5,7 @@ root hands it to `nobody`, who may not be able to read the wheel where it lies.
 """
 
 import importlib.util
+import itertools
 import os
 import pwd
 import shutil
@@ -19,7 +20,10 @@ from pathlib import Path
 
 import psycopg
 import redis
+from sqlalchemy import create_engine, text
+from sqlalchemy.engine import make_url
 
+_NUMBERS = itertools.count()
 _PATIENCE_SECONDS = 30
 _POSTGRES_SETTINGS = ("listen_addresses=", "fsync=off", "max_connections=300")
 
@@ -41,6 +45,17 @@ def postgres_server() -> Iterator[str]:
         with _running(command, folder, user=user, stop_signal=signal.SIGINT) as process:
             _wait_for(lambda: psycopg.connect(_dsn(folder)).close(), process, folder)
             yield f"postgresql+psycopg://postgres@/postgres?host={folder}"
+
+
+def new_postgres_database(url: str) -> str:
+    """An own copy of the database of `url`, on the same server."""
+    name = f"test_{next(_NUMBERS)}"
+    template = make_url(url).database
+    engine = create_engine(make_url(url).set(database="template1"), isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name} TEMPLATE {template}"))
+    engine.dispose()
+    return make_url(url).set(database=name).render_as_string(hide_password=False)
 
 
 class RedisServer:

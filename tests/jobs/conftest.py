@@ -1,19 +1,15 @@
 """Databases for the jobs floor: each test gets its own, copied from one that was migrated once."""
 
-import itertools
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import create_engine, text
-from sqlalchemy.engine import make_url
 
 from jobs.database import Database
 from jobs.schema import upgrade
 from tests.jobs.world import World, settings_in
-
-_NUMBERS = itertools.count()
+from tests.servers import new_postgres_database
 
 
 @pytest.fixture(scope="session")
@@ -29,17 +25,6 @@ def postgres_template(postgres_url: str) -> str:
     url = new_postgres_database(postgres_url)
     upgrade(url)
     return url
-
-
-def new_postgres_database(url: str) -> str:
-    """An own copy of the database of `url`."""
-    name = f"test_{next(_NUMBERS)}"
-    template = make_url(url).database
-    engine = create_engine(make_url(url).set(database="template1"), isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name} TEMPLATE {template}"))
-    engine.dispose()
-    return make_url(url).set(database=name).render_as_string(hide_password=False)
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
