@@ -8,7 +8,7 @@ from jobs.service import catalogue, claims
 from jobs.service import jobs as jobs_service
 from jobs.service.claims import Claim, ModelSource, TrainAssignment, assignment
 from jobs.service.endings import Ending
-from jobs.states import RunKind, RunOutcome
+from jobs.states import JobStatus, RunKind, RunOutcome
 from tests.jobs.world import FAILURE, World, fence_of, offer
 
 HALF = {"model": {"dtype": "float16"}}
@@ -99,7 +99,7 @@ def test_slots_of_a_host(ready: World, file: str):
 def test_a_job_is_not_claimed_while_a_run_of_it_is_open(ready: World, file: str):
     job = ready.submit(training_file=file)
     ready.claim(offer("w1"))
-    ready.change(Job, job.id, status="QUEUED")
+    ready.change(Job, job.id, status=JobStatus.QUEUED)
     assert ready.claim(offer("w2")) is None
 
 
