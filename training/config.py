@@ -43,10 +43,14 @@ Text = Annotated[str, AfterValidator(_plain_text)]
 
 
 class Section(BaseModel):
-    """A frozen part of a configuration that refuses unknown keys, NaN and infinity."""
+    """A frozen part of a configuration that refuses unknown keys, NaN and infinity.
+
+    Strict: nothing is taken for something else (`"8"` or `true` for a number, 1 for `true`), but
+    for an integer where a float is wanted. A slip is told before a GPU is used.
+    """
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=()
+        frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=(), strict=True
     )
 
 
@@ -170,7 +174,8 @@ class OptimizationConfig(Section):
 class ParallelismConfig(Section):
     """How many processes train one model, and how they share it."""
 
-    num_processes: Literal[1] = 1
+    # No Literal: to Python, and so to pydantic, `true` equals 1.
+    num_processes: Annotated[int, Field(ge=1, le=1)] = 1
     strategy: Literal["none"] = "none"
 
 

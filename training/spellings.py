@@ -6,6 +6,8 @@ Replies always show the canonical name; a key given in both spellings is refused
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from training.json_lines import shown
+
 Value = Any
 Spelling = tuple[tuple[str, ...], Callable[[Value], Value]]
 
@@ -15,7 +17,14 @@ def _same(value: Value) -> Value:
 
 
 def _quantization(bits: int) -> Callable[[Value], Value]:
-    return lambda value: bits if value else None
+    def bits_or_none(value: Value) -> int | None:
+        if value is not None and not isinstance(value, bool):
+            raise ValueError(
+                f"model.load_in_{bits}bit should be true, false or null, but is {shown(value)}"
+            )
+        return bits if value else None
+
+    return bits_or_none
 
 
 SPELLINGS: Mapping[str, Mapping[str, Spelling]] = {
@@ -45,7 +54,7 @@ def canonical(training: Mapping[str, Value]) -> dict[str, Value]:
     """`training` with every known older spelling replaced; other keys are left alone.
 
     Raises:
-        ValueError: Two spellings set the same thing.
+        ValueError: Two spellings set the same thing, or a switch is no boolean.
     """
     return {
         section: _canonical_section(section, values) if isinstance(values, Mapping) else values

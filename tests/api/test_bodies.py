@@ -127,6 +127,78 @@ def test_wrong_values_are_shown_with_what_is_accepted(
     assert accepted in error["message"]
 
 
+_CONFUSED: list[tuple[str, object, str]] = [
+    ("seed", "7", "valid integer"),
+    ("seed", True, "valid integer"),
+    ("seed", 7.0, "valid integer"),
+    ("model", True, "valid string"),
+    ("priority", "0", "valid integer"),
+    ("resources.gpus", True, "valid integer"),
+    ("limits.max_runtime_seconds", "60", "valid integer"),
+    ("hyperparameters.n_epochs", "3", "valid integer or be 'auto'"),
+    ("hyperparameters.n_epochs", True, "valid integer or be 'auto'"),
+    ("hyperparameters.learning_rate_multiplier", "2", "valid number or be 'auto'"),
+    ("training.data.packing", 1, "valid boolean"),
+    ("training.data.packing", "true", "valid boolean"),
+    ("training.data.max_length", "512", "valid integer"),
+    ("training.model.quantization.bits", "4", "4 or 8"),
+    ("training.model.quantization.bits", True, "4 or 8"),
+    ("training.model.load_in_4bit", "false", "true, false or null"),
+    ("training.model.load_in_8bit", 1, "true, false or null"),
+    ("training.adapter.r", "8", "valid integer"),
+    ("training.adapter.r", True, "valid integer"),
+    ("training.adapter.lora_alpha", "16", "valid number"),
+    ("training.adapter.target_modules", "q_proj", "all-linear"),
+    ("training.adapter.target_modules", [1], "all-linear"),
+    ("training.optimization.learning_rate", "2e-4", "valid number"),
+    ("training.optimization.num_train_epochs", True, "valid number"),
+    ("training.optimization.warmup_ratio", "0.1", "valid number"),
+    ("training.parallelism.num_processes", True, "valid integer"),
+    ("training.evaluation.sample_prompts", "Hello?", "valid list"),
+]
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "accepted"), _CONFUSED, ids=[f"{p}={v!r}" for p, v, _ in _CONFUSED]
+)
+def test_nothing_is_taken_for_something_else(
+    admin: Client, path: str, value: object, accepted: str
+) -> None:
+    body = _at(path, value)
+    error = refused(admin.http.post("/fine_tuning/jobs", json=_JOB | body), 400)
+    assert error["code"] == "invalid_value"
+    assert (
+        path.removeprefix("training.").replace("warmup_ratio", "warmup_steps") in error["message"]
+    )
+    assert json.dumps(value).strip("[]") in error["message"]
+    assert accepted in error["message"]
+
+
+_TAKEN = {
+    "training.optimization.num_train_epochs": 2,
+    "training.optimization.learning_rate": 1,
+    "training.optimization.warmup_steps": 10,
+    "training.adapter.lora_alpha": 16,
+    "training.model.load_in_4bit": False,
+    "hyperparameters.learning_rate_multiplier": 2,
+    "hyperparameters.n_epochs": "auto",
+    "training.model.dtype": "float32",
+}
+
+
+@pytest.mark.parametrize("path", _TAKEN)
+def test_an_integer_may_stand_for_a_float_and_a_word_for_a_choice(admin: Client, path: str) -> None:
+    admin.submit(**_at(path, _TAKEN[path]))
+
+
+def _at(path: str, value: object) -> dict[str, Any]:
+    """A body that says `value` at a dotted path."""
+    for part in reversed(path.split(".")):
+        value = {part: value}
+    assert isinstance(value, dict)
+    return value
+
+
 @pytest.mark.parametrize("body", [[], 1, "x", None, True])
 def test_a_body_that_is_no_object(admin: Client, body: object) -> None:
     raw = json.dumps(body).encode()
