@@ -21,7 +21,7 @@ from jobs.artifacts.registry import open_store
 from jobs.database import Database
 from jobs.queue import Bell
 from jobs.rescue import Rescue
-from jobs.settings import Settings
+from jobs.settings import Settings, read_settings
 
 _ROUTERS = (files, jobs, events, adapters, models, api_keys, health)
 
@@ -32,7 +32,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     Args:
         settings: None: read from the environment.
     """
-    settings = settings or Settings()
+    settings = settings or read_settings()
     app = FastAPI(
         title="Tunesmith",
         version=version("tunesmith"),

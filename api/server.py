@@ -13,7 +13,7 @@ import uvicorn
 
 from api.app import create_app
 from api.services import Services
-from jobs.settings import Settings
+from jobs.settings import Settings, read_settings
 
 _KEEP_ALIVE_SECONDS = 75
 _GRACE_SECONDS = 20
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8642)
     asked = parser.parse_args(arguments)
-    Server(Settings(), host=asked.host, port=asked.port).run()
+    Server(read_settings(), host=asked.host, port=asked.port).run()
 
 
 if __name__ == "__main__":

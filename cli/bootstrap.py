@@ -10,7 +10,7 @@ from cli.errors import CliError
 from jobs.database import Database
 from jobs.schema import upgrade
 from jobs.service import keys
-from jobs.settings import Settings
+from jobs.settings import Settings, read_settings
 
 
 def prepare(settings: Settings) -> None:
@@ -54,4 +54,4 @@ def _write_key(path: Path, secret: str) -> None:
 
 
 if __name__ == "__main__":
-    prepare(Settings())
+    prepare(read_settings())

@@ -34,9 +34,9 @@ def find_connection() -> Connection:
 
 
 def _local_url() -> str:
-    from jobs.settings import Settings  # noqa: PLC0415 - not needed when the environment decides
+    from jobs.settings import read_settings  # noqa: PLC0415 - not needed when the environment decides
 
-    path = Settings().server_file
+    path = read_settings().server_file
     try:
         return str(json.loads(path.read_text())["url"])
     except FileNotFoundError:
@@ -47,11 +47,11 @@ def _local_url() -> str:
 
 
 def _local_key(url: str) -> str:
-    from jobs.settings import Settings  # noqa: PLC0415 - as above
+    from jobs.settings import read_settings  # noqa: PLC0415 - as above
 
     if urlsplit(url).hostname not in _LOOPBACK:
         raise CliError(f"set TUNESMITH_API_KEY to a key of {url}")
-    path = Settings().admin_key_file
+    path = read_settings().admin_key_file
     try:
         return path.read_text().strip()
     except (FileNotFoundError, PermissionError):

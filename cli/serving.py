@@ -22,7 +22,7 @@ from cli.bootstrap import prepare
 from cli.errors import CliError
 from cli.render import hint
 from cli.worker_process import WorkerProcess
-from jobs.settings import Settings
+from jobs.settings import Settings, read_settings
 from training.run_directory import write_atomically
 
 _LOOK_SECONDS = 0.2
@@ -39,7 +39,7 @@ def serve(host: str, port: int) -> None:
     Raises:
         CliError: The address or the data folder is in use, or the API could not start.
     """
-    settings = Settings()
+    settings = read_settings()
     with ExitStack() as stack:
         stack.enter_context(_only_server(settings))
         prepare(settings)

@@ -5,7 +5,7 @@ from importlib.resources import files
 from alembic import command
 from alembic.config import Config
 
-from jobs.settings import Settings
+from jobs.settings import read_settings
 
 
 def alembic_config(database_url: str) -> Config:
@@ -22,4 +22,4 @@ def upgrade(database_url: str) -> None:
 
 
 if __name__ == "__main__":
-    upgrade(Settings().resolved_database_url)
+    upgrade(read_settings().resolved_database_url)

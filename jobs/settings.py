@@ -3,19 +3,31 @@
 The defaults run everything on one machine; a team sets three URLs.
 """
 
+import json
+import re
 import secrets
 import socket
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Any, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import (
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+_PREFIX = "TUNESMITH_"
+_DATABASE = re.compile(r"(sqlite|postgresql)(\+\w+)?://")
 
 
 class Settings(BaseSettings):
     """Frozen values; durations in seconds, sizes in bytes."""
 
-    model_config = SettingsConfigDict(env_prefix="TUNESMITH_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, frozen=True, extra="ignore")
 
     data_dir: Path = Field(Path("data"), description="What this host keeps: all of it by default.")
     database_url: str = Field("", description="SQLAlchemy URL; empty: SQLite in data_dir.")
@@ -23,7 +35,7 @@ class Settings(BaseSettings):
     artifacts_url: str = Field("", description="file:// URL of the store; empty: in data_dir.")
 
     organization: str = Field("local", pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
-    allowed_hosts: list[str] = Field(
+    allowed_hosts: Annotated[list[str], NoDecode] = Field(
         default=["127.0.0.1", "localhost", "::1"],
         description='Host headers the API answers to; ["*"] for any.',
     )
@@ -50,6 +62,22 @@ class Settings(BaseSettings):
     worker_pool: str = "default"
     worker_gpus: int | None = Field(None, description="GPUs to offer; None: all that are seen.")
     hub_token: str | None = Field(None, description="The worker's own token for gated base models.")
+
+    @field_validator("allowed_hosts", mode="before")
+    @classmethod
+    def _json_list(cls, value: Any) -> Any:  # noqa: ANN401 - pydantic hands over anything
+        """Decoded here, so that a slip is a complaint about this field like any other."""
+        try:
+            return json.loads(value) if isinstance(value, str) else value
+        except ValueError:
+            raise ValueError('should be a JSON list such as ["tunesmith.example"]') from None
+
+    @field_validator("database_url")
+    @classmethod
+    def _known_database(cls, url: str) -> str:
+        if url and not _DATABASE.match(url):
+            raise ValueError("should be empty, or begin with sqlite:// or postgresql+psycopg://")
+        return url
 
     @model_validator(mode="after")
     def _lease_outlives_heartbeats(self) -> Self:
@@ -83,6 +111,28 @@ class Settings(BaseSettings):
     @property
     def runs_folder(self) -> Path:
         return self.data_dir.resolve() / "runs"
+
+
+def read_settings() -> Settings:
+    """The settings of the environment, for a front door to begin with.
+
+    Raises:
+        SystemExit: Some cannot be used; its one line names the variables.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise SystemExit(f"tunesmith: {'; '.join(map(_sentence, error.errors()))}") from None
+
+
+def _sentence(complaint: Any) -> str:  # noqa: ANN401 - pydantic's, a mapping
+    words = complaint["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    if not complaint["loc"]:
+        return f"{_PREFIX}*: {words}"
+    name = _PREFIX + str(complaint["loc"][0]).upper()
+    # A value that our own checks refuse may be an URL with a password in it.
+    value = "" if complaint["type"] == "value_error" else f", but is {complaint['input']!r}"
+    return f"{name} {words}{value}"
 
 
 def worker_name(settings: Settings) -> str:

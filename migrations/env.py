@@ -5,11 +5,11 @@ from sqlalchemy import create_engine, pool
 
 from jobs.database import lock_for_migration
 from jobs.models import Base
-from jobs.settings import Settings
+from jobs.settings import read_settings
 
 
 def run() -> None:
-    url = context.config.get_main_option("sqlalchemy.url") or Settings().resolved_database_url
+    url = context.config.get_main_option("sqlalchemy.url") or read_settings().resolved_database_url
     engine = create_engine(url, poolclass=pool.NullPool)
     with engine.connect() as connection:
         context.configure(

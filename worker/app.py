@@ -11,7 +11,7 @@ from typing import Any
 from celery import bootsteps
 
 from jobs.queue import make_celery_app
-from jobs.settings import Settings
+from jobs.settings import read_settings
 from worker.supervisor import Supervisor
 
 
@@ -44,7 +44,7 @@ class SupervisorStep(bootsteps.StartStopStep):  # type: ignore[misc]
         super().stop(worker)
 
 
-settings = Settings()
+settings = read_settings()
 app = make_celery_app(settings)
 app.supervisor = Supervisor(settings)
 app.steps["worker"].add(SupervisorStep)
