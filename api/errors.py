@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 
@@ -70,10 +70,13 @@ ERRORS: Mapping[type[Exception], Reply] = {
     RangeNotSatisfiable: Reply(416, _REQUEST, "range_not_satisfiable"),
     Unavailable: Reply(503, _SERVER, "unavailable", {"retry-after": "1"}),
     OperationalError: Reply(503, _SERVER, "database_unavailable", {"retry-after": "1"}),
+    InterfaceError: Reply(503, _SERVER, "database_unavailable", {"retry-after": "1"}),
     PoolTimeout: Reply(503, _SERVER, "overloaded", {"retry-after": "1"}),
 }
+_DATABASE_AWAY = "the database does not answer; try again in a moment"
 _WORDS: Mapping[type[Exception], str] = {
-    OperationalError: "the database does not answer; try again in a moment",
+    OperationalError: _DATABASE_AWAY,
+    InterfaceError: _DATABASE_AWAY,
     PoolTimeout: "too many requests are waiting for the database; try again in a moment",
 }
 _CODES: Mapping[int, str] = {404: "unknown_url", 405: "method_not_allowed", 413: "too_large"}

@@ -14,9 +14,11 @@ from typing import Any
 from sqlalchemy import Connection, Engine, create_engine, event, extract, func, select, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
 _BUSY_TIMEOUT_SECONDS = 30
+_CONNECT_TIMEOUT_SECONDS = 5
 _LOCK = 0x74756E65  # any number, the same in every process
 
 
@@ -30,7 +32,7 @@ class Database:
         self._writer = self._engine.execution_options(writing=True)
         # SQLite's own waiting for the write lock sleeps in growing steps: the writers of one
         # process queue here instead, and are served without a pause between them.
-        self._turn: AbstractContextManager[object] = Lock() if self.is_sqlite else nullcontext()
+        self._turn: AbstractContextManager[object] = _Turn() if self.is_sqlite else nullcontext()
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
@@ -40,7 +42,12 @@ class Database:
 
     @contextmanager
     def writing(self) -> Iterator[Session]:
-        """A session that commits when the block ends and rolls back when it raises."""
+        """A session that commits when the block ends and rolls back when it raises.
+
+        Raises:
+            sqlalchemy.exc.OperationalError: The database is away, or locked for too long.
+            sqlalchemy.exc.TimeoutError: Too many others wait for it in this process.
+        """
         with (
             self._turn,
             Session(self._writer, expire_on_commit=False) as session,
@@ -69,6 +76,20 @@ class Database:
         self._engine.dispose()
 
 
+class _Turn:
+    """Lets one writer of a process in, and does not let the next ones wait for ever."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+
+    def __enter__(self) -> None:
+        if not self._lock.acquire(timeout=_BUSY_TIMEOUT_SECONDS):
+            raise PoolTimeout("other writers of this process hold the database too long")
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
 def lock_for_migration(connection: Connection) -> None:
     """Let one process at a time migrate; the next one finds nothing left to do."""
     if connection.dialect.name == "postgresql":
@@ -93,7 +114,13 @@ _SERVER_CLOCK = select(extract("epoch", func.clock_timestamp()))
 
 
 def _server_engine(url: str) -> Engine:
-    return create_engine(url, pool_pre_ping=True, pool_size=10, max_overflow=20)
+    return create_engine(
+        url,
+        pool_pre_ping=True,
+        pool_size=10,
+        max_overflow=20,
+        connect_args={"connect_timeout": _CONNECT_TIMEOUT_SECONDS},
+    )
 
 
 def _sqlite_engine(url: str) -> Engine:

@@ -2,8 +2,10 @@
 
 from typing import Literal
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter
 
+from api.documentation import problems
+from api.errors import Unavailable
 from api.schemas.common import Reply
 from api.services import Provided, Services
 from jobs.artifacts.base import ArtifactStore
@@ -18,10 +20,7 @@ class Health(Reply):
 
 
 class Readiness(Reply):
-    """`reasons` names what is missing, without details that a stranger should not see."""
-
-    status: Literal["ready", "not_ready"]
-    reasons: list[str]
+    status: Literal["ready"] = "ready"
 
 
 @router.get("/healthz")
@@ -30,27 +29,27 @@ async def healthz() -> Health:
     return Health()
 
 
-@router.get("/readyz", responses={503: {"model": Readiness, "description": "Not ready."}})
-def readyz(services: Provided, response: Response) -> Readiness:
-    """The database answers and the store takes files.
+@router.get("/readyz", responses={503: problems()[503]})
+def readyz(services: Provided) -> Readiness:
+    """The database answers and the store takes files; 503 names what is missing.
 
     The broker may be away: nothing waits for it.
     """
-    reasons = _reasons(services)
-    if reasons:
-        response.status_code = 503
-    return Readiness(status="not_ready" if reasons else "ready", reasons=reasons)
+    if missing := _missing(services):
+        raise Unavailable(f"not ready: {' and '.join(missing)}", code="not_ready")
+    return Readiness()
 
 
-def _reasons(services: Services) -> list[str]:
-    reasons = []
+def _missing(services: Services) -> list[str]:
+    """In words without details that a stranger should not see."""
+    missing = []
     if not services.db.answers():
-        reasons.append("the database does not answer")
+        missing.append("the database does not answer")
     try:
         _write(services.store)
     except OSError:
-        reasons.append("the artifact store takes no files")
-    return reasons
+        missing.append("the artifact store takes no files")
+    return missing
 
 
 def _write(store: ArtifactStore) -> None:

@@ -26,10 +26,7 @@ def test_hosts_that_are_ours(admin: Client, host: str) -> None:
 
 
 def test_probes_answer_under_any_name(deployment: Deployment) -> None:
-    for path, body in (
-        ("/healthz", {"status": "ok"}),
-        ("/readyz", {"status": "ready", "reasons": []}),
-    ):
+    for path, body in (("/healthz", {"status": "ok"}), ("/readyz", {"status": "ready"})):
         assert ok(httpx.get(f"{deployment.origin}{path}", headers={"Host": "10.0.0.7"})) == body
 
 
