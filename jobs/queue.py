@@ -11,9 +11,9 @@ from typing import Any
 from celery import Celery
 from kombu.exceptions import OperationalError
 
+from jobs.bells import WAKE
 from jobs.settings import Settings
 
-WAKE = "worker.tasks.wake"
 _EXPIRES_SECONDS = 60
 _PATIENCE_SECONDS = 1.0
 _PAUSE_SECONDS = 0.1
@@ -62,8 +62,8 @@ def _broker(settings: Settings) -> dict[str, Any]:
     if settings.broker_url:
         return {
             "broker_url": settings.broker_url,
-            # Celery knows how to do without prefetching on Redis only.
-            "worker_disable_prefetch": settings.broker_url.startswith(("redis", "valkey")),
+            "broker_transport": "jobs.redis_broker:Transport",
+            "worker_disable_prefetch": True,
         }
     folder = settings.broker_folder
     return {

@@ -31,7 +31,7 @@ class Settings(BaseSettings):
 
     data_dir: Path = Field(Path("data"), description="What this host keeps: all of it by default.")
     database_url: str = Field("", description="SQLAlchemy URL; empty: SQLite in data_dir.")
-    broker_url: str = Field("", description="Celery broker; empty: files in data_dir.")
+    broker_url: str = Field("", description="URL of a Redis; empty: files in data_dir.")
     artifacts_url: str = Field("", description="file:// URL of the store; empty: in data_dir.")
 
     organization: str = Field("local", pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
@@ -71,6 +71,13 @@ class Settings(BaseSettings):
             return json.loads(value) if isinstance(value, str) else value
         except ValueError:
             raise ValueError('should be a JSON list such as ["tunesmith.example"]') from None
+
+    @field_validator("broker_url")
+    @classmethod
+    def _known_broker(cls, url: str) -> str:
+        if url and not url.startswith(("redis://", "rediss://")):
+            raise ValueError("should be empty, or begin with redis:// or rediss://")
+        return url
 
     @field_validator("database_url")
     @classmethod

@@ -151,6 +151,7 @@ MISTAKES = {
     "MAX_CRASHES": ("0", "should be greater than 0"),
     "ALLOWED_HOSTS": ("tunesmith.example", "should be a JSON list"),
     "HEARTBEAT_SECONDS": ("1e9", "lease_seconds must be at least three times heartbeat_seconds"),
+    "BROKER_URL": ("amqp://me:secret@host//", "redis://"),
     "DATABASE_URL": ("mysql://me:secret@host/db", "postgresql+psycopg://"),
 }
 

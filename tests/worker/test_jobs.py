@@ -12,7 +12,6 @@ import pytest
 from sqlalchemy import select
 
 from jobs.models import Artifact
-from jobs.queue import queue_name
 from tests.servers import RedisServer
 from tests.worker.deployment import Deployment
 from tests.worker.fake_training import SECRET, losses
@@ -154,32 +153,6 @@ def test_a_file_that_changed_in_the_store_fails_the_job(fake: Deployment) -> Non
     error = fake.job(job_id).error
     assert error is not None
     assert error["code"] == "input_changed"
-
-
-def test_forged_messages_do_not_disturb_the_worker(fake: Deployment) -> None:
-    file = fake.settings.broker_folder / f"{queue_name('default')}.msg"
-    props = '"properties": {"delivery_tag": "t", "delivery_info": {}, "body_encoding": "base64"}'
-    forged = [
-        "{", "[]", "{}",
-        f'{{"body": "e30=", {props}, "headers": {{}}, "content-type": "application/json"}}',
-        f'{{"body": "gAR9lC4=", {props}, "headers": {{"task": "worker.tasks.wake", "id": "1"}},'
-        ' "content-type": "application/x-python-serialize", "content-encoding": "binary"}',
-        f'{{"body": "e30=", {props}, "headers": {{"task": "os.system", "id": "1"}},'
-        ' "content-type": "application/json", "content-encoding": "utf-8"}',
-        f'{{"body": "W1tdLHt9LHt9XQ==", {props}, "headers": {{"task": "worker.tasks.wake"}},'
-        ' "content-type": "application/json", "content-encoding": "utf-8"}',
-        f'{{"body": "W1s5XSx7InoiOjF9LHt9XQ==", {props}, "headers": {{"task": "worker.tasks.wake",'
-        ' "id": "2", "expires": "never", "eta": 5, "retries": "x", "timelimit": 7},'
-        ' "content-type": "application/json", "content-encoding": "utf-8"}',
-    ]  # fmt: skip
-    for content in forged:
-        file.write_text(content)
-        fake.wait_until(lambda: not file.exists(), 5)
-    time.sleep(0.5)
-    assert fake.workers[0].poll() is None
-    file.write_text("not read by a dead consumer")
-    fake.wait_until(lambda: not file.exists(), 5)
-    assert fake.wait_for_end(fake.submit(max_steps=3)) == "succeeded"
 
 
 def test_a_training_that_falls_silent_is_ended(tmp_path: Path) -> None:
