@@ -90,10 +90,10 @@ class Deployment(RuleBasedStateMachine):
         else:
             assert self.world.cancel(before).status == JobStatus.CANCELLED
 
-    @rule(job_id=jobs, intent=st.sampled_from([None, *Intent]))
-    def want(self, job_id: str, intent: Intent | None) -> None:
-        if self.world.job(job_id).status == JobStatus.RUNNING:
-            self.world.change(Job, job_id, intent=intent)
+    @rule(run=runs, intent=st.sampled_from([None, *Intent]))
+    def want(self, run: Claim, intent: Intent | None) -> None:
+        if self.world.job(str(run.job_id)).status == JobStatus.RUNNING:
+            self.world.change(Job, str(run.job_id), intent=intent)
 
     @rule(job_id=jobs)
     def delete_its_file(self, job_id: str) -> None:
