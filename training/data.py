@@ -16,7 +16,8 @@ from jinja2 import TemplateError
 from training.config import DataConfig, DatasetSource
 from training.encoding import Document, Encoder
 from training.failures import RunError
-from training.formats import Row, read_rows
+from training.formats import read_rows
+from training.rows import Row
 from training.templates import HiddenTurnError
 
 log = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from training.formats import Conversation, Instruction, PromptCompletion, Row
+from training.rows import Conversation, Instruction, PromptCompletion, Row
 from training.templates import ChatRenderer, HiddenTurnError, Rendered, TrainOn, as_conversation
 
 

@@ -31,6 +31,7 @@ from training.row_checks import (
     check_instruction,
     check_prompt_completion,
 )
+from training.rows import Conversation, Instruction, Message, PromptCompletion, Row
 
 MAX_LINE_BYTES = 4 << 20
 MAX_ROWS = 10_000_000
@@ -38,46 +39,6 @@ MAX_ERRORS = 100
 _CHUNK_BYTES = 1 << 20
 _BATCH_LINES = 128
 _MAX_SHOWN_KEYS = 10
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """One turn of a conversation. `content` is None only where an assistant calls tools."""
-
-    role: str
-    content: str | None
-    weight: int | None = None
-    """0 keeps an assistant's turn out of the loss; 1 or None trains on it."""
-    name: str | None = None
-    tool_calls: tuple[JsonObject, ...] | None = None
-    tool_call_id: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Conversation:
-    line: int
-    messages: tuple[Message, ...]
-    tools: tuple[JsonObject, ...] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Instruction:
-    line: int
-    instruction: str
-    output: str
-    input: str = ""
-    system: str | None = None
-    """None leaves the template's own system prompt; an empty one removes it."""
-
-
-@dataclass(frozen=True, slots=True)
-class PromptCompletion:
-    line: int
-    prompt: str
-    completion: str
-
-
-Row = Conversation | Instruction | PromptCompletion
 
 
 @dataclass(frozen=True, slots=True)

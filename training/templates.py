@@ -19,7 +19,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 
 from training.config import FormatName
 from training.failures import RunError
-from training.formats import Conversation, Instruction, Message
+from training.rows import Conversation, Instruction, Message
 
 Turns = list[dict[str, Any]]
 TrainOn = Literal["assistant", "last_assistant", "everything"]

@@ -28,19 +28,16 @@ from tests.training.dataset_corpus import (
 from training.config import FormatName
 from training.formats import (
     FORMATS,
-    Conversation,
     DataError,
     FileChecker,
     FileReport,
-    Instruction,
-    Message,
     NotText,
     OverLimit,
-    PromptCompletion,
     detect_format,
     read_rows,
 )
 from training.json_lines import RowProblem
+from training.rows import Conversation, Instruction, Message, PromptCompletion
 
 
 def checked(*chunks: bytes, format: FormatName | None = None, **limits: int) -> FileReport:

@@ -8,8 +8,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from tests.tiny_model import CHATML, make_tiny_model
 from training.encoding import Document, Encoder
-from training.formats import Conversation, Instruction, Message, PromptCompletion
 from training.packing import pack
+from training.rows import Conversation, Instruction, Message, PromptCompletion
 from training.templates import HiddenTurnError, TrainOn, alpaca_template
 
 TRIMMING = CHATML.replace("message['content']", "message['content'] | trim")

@@ -8,7 +8,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from tests.tiny_model import CHATML
 from training.encoding import Document, Encoder
-from training.formats import Conversation, Message, PromptCompletion
+from training.rows import Conversation, Message, PromptCompletion
 from training.templates import HiddenTurnError, alpaca_template, chatml_template
 
 # Writes an empty thought before the last answer unless it has one, drops thoughts of earlier

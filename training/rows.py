@@ -1,0 +1,45 @@
+"""What training reads: one frozen value per dataset format, made by `training.formats`."""
+
+from dataclasses import dataclass
+
+from training.json_lines import JsonObject
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation. `content` is None only where an assistant calls tools."""
+
+    role: str
+    content: str | None
+    weight: int | None = None
+    """0 keeps an assistant's turn out of the loss; 1 or None trains on it."""
+    name: str | None = None
+    tool_calls: tuple[JsonObject, ...] | None = None
+    tool_call_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    line: int
+    messages: tuple[Message, ...]
+    tools: tuple[JsonObject, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Instruction:
+    line: int
+    instruction: str
+    output: str
+    input: str = ""
+    system: str | None = None
+    """None leaves the template's own system prompt; an empty one removes it."""
+
+
+@dataclass(frozen=True, slots=True)
+class PromptCompletion:
+    line: int
+    prompt: str
+    completion: str
+
+
+Row = Conversation | Instruction | PromptCompletion
