@@ -12,18 +12,49 @@ from fastapi import FastAPI
 
 from api import documentation, errors
 from api.auth import Keyring
+from api.courier import Courier
 from api.edge import Edge
-from api.routes import adapters, api_keys, events, files, health, jobs, models
+from api.intake import Intake
+from api.replies import Receipts, ReplyWatch
+from api.routes import (
+    adapters,
+    api_keys,
+    control,
+    events,
+    exports,
+    files,
+    health,
+    jobs,
+    models,
+    permissions,
+    specs,
+    uploads,
+    webhooks,
+)
 from api.services import Services
 from api.streams import Streams
-from api.uploads import Uploads
+from api.turns import Turns
 from jobs.artifacts.registry import open_store
 from jobs.database import Database
-from jobs.queue import Bell
+from jobs.doorbell import Bell
 from jobs.rescue import Rescue
 from jobs.settings import Settings, read_settings
 
-_ROUTERS = (files, jobs, events, adapters, models, api_keys, health)
+_ROUTERS = (
+    files,
+    uploads,
+    jobs,
+    control,
+    specs,
+    events,
+    adapters,
+    exports,
+    models,
+    permissions,
+    webhooks,
+    api_keys,
+    health,
+)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -42,6 +73,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         lifespan=lambda app: _lifespan(app, settings),
         redirect_slashes=False,
     )
+    app.add_middleware(ReplyWatch)
     app.add_middleware(Edge, allowed_hosts=settings.allowed_hosts)
     errors.install(app)
     for module in _ROUTERS:
@@ -55,7 +87,9 @@ async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
     db = Database(settings.resolved_database_url)
     store = open_store(settings)
     bell = Bell(settings)
-    streams = Streams(db)
+    streams = Streams(db, settings.max_streams)
+    receipts = Receipts(db)
+    courier = Courier(db, settings)
     rescue = Rescue(db, settings, bell, store)
     app.state.services = Services(
         settings=settings,
@@ -64,9 +98,13 @@ async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
         bell=bell,
         keyring=Keyring(db),
         streams=streams,
-        uploads=Uploads(settings, store),
+        turns=Turns(),
+        receipts=receipts,
+        courier=courier,
+        intake=Intake(settings, store),
     )
     rescue.start()
+    courier.start()
     reader = asyncio.create_task(streams.read())
     try:
         yield
@@ -74,5 +112,7 @@ async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
         streams.close()
         await reader
         rescue.stop()
+        courier.close()
+        receipts.close()
         bell.close()
         db.close()

@@ -33,17 +33,21 @@ class JsonRequest(Request):
         return self.parsed
 
 
-async def read_json(request: Request, max_bytes: int) -> JsonRequest:
-    """Read the whole body of `request` as JSON.
+async def read_json(request: Request, max_bytes: int, *, is_optional: bool = False) -> JsonRequest:
+    """Read the whole body of `request` as JSON; an optional one may be empty, of whatever type.
 
     Raises:
         UnsupportedMediaType: It is not declared as plain JSON.
         TooLarge: It has more than `max_bytes` bytes.
         InvalidRequest: It is not strict JSON.
     """
-    _require_json(request)
     checked = JsonRequest(request.scope, request.receive)
+    if not is_optional:
+        _require_json(request)
     checked.raw = await _read(request, max_bytes)
+    if is_optional and not checked.raw:
+        return checked
+    _require_json(request)
     checked.parsed = parse(checked.raw)
     return checked
 

@@ -10,6 +10,7 @@ from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles
 
 from api.schemas.common import ErrorReply
+from training.section import PLAIN_TEXT
 
 _STATIC = Path(__file__).parent / "static"
 _DESCRIPTION = """
@@ -26,6 +27,7 @@ _REASONS = {
     415: "A content type that is not read here.",
     416: "The range lies outside of the file.",
     421: "The Host header is not one that this server answers to.",
+    422: "The idempotency key came with another body before.",
     500: "The server failed; its log has the request id.",
     503: "The server cannot answer now; try again in a moment.",
 }
@@ -59,12 +61,25 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
-def bytes_reply(description: str, media_type: str = "application/octet-stream") -> dict[str, Any]:
-    """The documented reply of a route that sends a file."""
-    return {
-        "description": description,
-        "content": {media_type: {"schema": {"type": "string", "format": "binary"}}},
+def bytes_reply(description: str, media_type: str = "*/*") -> dict[str, Any]:
+    """The documented reply of a route that sends a file, of any type unless one is named."""
+    schema = {} if media_type == "*/*" else {"schema": {"type": "string", "format": "binary"}}
+    return {"description": description, "content": {media_type: schema}}
+
+
+def stream_reply(description: str) -> dict[str, Any]:
+    """The documented reply of a route that sends server-sent events; the schema is one event's."""
+    text = {"type": "string"}
+    schema = {
+        "type": "object",
+        "required": ["event", "data"],
+        "properties": {
+            "id": text,
+            "event": text,
+            "data": {**text, "contentMediaType": "application/json"},
+        },
     }
+    return {"description": description, "content": {"text/event-stream": {"schema": schema}}}
 
 
 def install(app: FastAPI) -> None:
@@ -90,17 +105,40 @@ def _document(app: FastAPI) -> dict[str, Any]:
             title=app.title, version=app.version, description=_DESCRIPTION, routes=app.routes
         )
         _drop_422(app.openapi_schema)
+        _narrow_parameters(app.openapi_schema)
         _define_errors(app.openapi_schema)
     return app.openapi_schema
 
 
 def _drop_422(document: dict[str, Any]) -> None:
-    """FastAPI documents its own 422 everywhere; ours is 400."""
+    """FastAPI documents a 422 of its own wherever a route has none; ours is 400."""
     for operations in document["paths"].values():
         for operation in operations.values():
-            operation["responses"].pop("422", None)
+            responses = operation["responses"]
+            if responses.get("422", {}).get("description") not in {None, _REASONS[422]}:
+                del responses["422"]
     for name in ("HTTPValidationError", "ValidationError"):
         document["components"]["schemas"].pop(name, None)
+
+
+def _narrow_parameters(document: dict[str, Any]) -> None:
+    """A parameter is a text without NUL or is not there: null is no value that it could have."""
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            for parameter in operation.get("parameters", ()):
+                schema = _without_null(parameter["schema"])
+                free = schema.get("type") == "string" and not {"enum", "pattern"} & schema.keys()
+                if parameter["in"] == "query" and free:
+                    schema["pattern"] = PLAIN_TEXT
+                parameter["schema"] = schema
+
+
+def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
+    kept = [each for each in schema.get("anyOf", ()) if each != {"type": "null"}]
+    if len(kept) != 1:
+        return schema
+    rest = {key: value for key, value in schema.items() if key != "anyOf"}
+    return {**kept[0], **rest}
 
 
 def _define_errors(document: dict[str, Any]) -> None:

@@ -15,7 +15,8 @@ from starlette.types import Receive, Scope, Send
 
 from api.errors import RangeNotSatisfiable
 
-_CHUNK_BYTES = 1 << 18
+_CHUNK_BYTES = 1 << 20
+"""Each costs a hop to a thread and back: at a quarter of this a download takes twice the CPU."""
 
 
 class Download(StreamingResponse):

@@ -10,13 +10,16 @@ from dataclasses import dataclass
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi.routing import iter_route_contexts
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
-from api.validation import refusal
+from api.validation import body_model, refusal
 from jobs.errors import (
     Conflict,
+    Contradiction,
     Forbidden,
     InvalidRequest,
     JobsError,
@@ -67,6 +70,7 @@ ERRORS: Mapping[type[Exception], Reply] = {
     Conflict: Reply(409, _REQUEST, "conflict", {"x-should-retry": "false"}),
     TooLarge: Reply(413, _REQUEST, "too_large"),
     UnsupportedMediaType: Reply(415, _REQUEST, "unsupported_media_type"),
+    Contradiction: Reply(422, _REQUEST, "contradiction"),
     RangeNotSatisfiable: Reply(416, _REQUEST, "range_not_satisfiable"),
     Unavailable: Reply(503, _SERVER, "unavailable", {"retry-after": "1"}),
     OperationalError: Reply(503, _SERVER, "database_unavailable", {"retry-after": "1"}),
@@ -119,7 +123,7 @@ async def _from_table(_request: Request, error: Exception) -> JSONResponse:
 
 async def _invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    return reply_to(refusal(error.errors(), request.scope["route"], error.body))
+    return reply_to(refusal(error.errors(), body_model(request.scope["route"]), error.body))
 
 
 async def _of_framework(request: Request, error: Exception) -> JSONResponse:
@@ -130,8 +134,21 @@ async def _of_framework(request: Request, error: Exception) -> JSONResponse:
         405: f"{request.url.path} does not take {request.method}",
     }
     kind = _REQUEST if status < 500 else _SERVER
+    headers = error.headers
+    if status == 405:
+        headers = {"allow": ", ".join(sorted(_methods_at(request)))}
     return JSONResponse(
         error_body(messages.get(status, str(error.detail)), type_=kind, code=_CODES.get(status)),
         status_code=status,
-        headers=error.headers,
+        headers=headers,
     )
+
+
+def _methods_at(request: Request) -> set[str]:
+    """What all routes of the path take together; the framework tells those of the first only."""
+    return {
+        method
+        for route in iter_route_contexts(request.app.routes)
+        if route.original_route.matches(request.scope)[0] is not Match.NONE
+        for method in route.methods or ()
+    }

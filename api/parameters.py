@@ -1,9 +1,10 @@
 """Query parameters that several routes take."""
 
 import re
+from dataclasses import dataclass
 from typing import Annotated
 
-from fastapi import Query, Request
+from fastapi import Depends, Query, Request
 
 from jobs.errors import InvalidRequest
 
@@ -15,16 +16,42 @@ Limit = Annotated[int, Query(ge=1, le=100, description="Items of a page.")]
 METADATA = "metadata"
 
 
+@dataclass(frozen=True)
+class Cut:
+    """Which part of a list of events is asked for."""
+
+    after: str | None
+    limit: int
+    tail: int | None
+
+
+Tail = Annotated[
+    int | None,
+    Query(ge=0, le=1000, description="Only the last ones, so many of the types asked for."),
+]
+
+
+async def _cut(after: After = None, limit: Limit = 20, tail: Tail = None) -> Cut:
+    if tail is not None and after is not None:
+        raise InvalidRequest("tail: the last events come after none; leave out after", param="tail")
+    return Cut(after, limit, tail)
+
+
+CutOfEvents = Annotated[Cut, Depends(_cut)]
+
+
 def metadata_filter(request: Request) -> dict[str, str] | None:
     """The pairs of `metadata[key]=value`; `{}` for `metadata=null`; None where nothing is asked.
 
     Raises:
-        InvalidRequest: It is spelled in another way, or asks for both.
+        InvalidRequest: It is spelled in another way, gives a key twice, or asks for both.
     """
     pairs: dict[str, str] = {}
     without = False
     for name, value in request.query_params.multi_items():
         key = re.fullmatch(rf"{METADATA}\[([^\[\]]+)\]", name)
+        if key is not None and key[1] in pairs:
+            raise InvalidRequest(f"{name} is given twice; give it once", param=name)
         if key is not None:
             pairs[key[1]] = value
         elif name == METADATA:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from fastapi import Request, Response
+from fastapi.dependencies.utils import get_flat_params
+from fastapi.params import Query
 from fastapi.routing import APIRoute
 
 from api.auth import bearer_key
@@ -27,7 +29,8 @@ class ApiRoute(APIRoute):
 
     def get_route_handler(self) -> _Handler:
         handle = super().get_route_handler()
-        known = {field.alias for field in self.dependant.query_params}
+        fields = get_flat_params(self.dependant)
+        known = {field.alias for field in fields if isinstance(field.field_info, Query)}
         extra = self.openapi_extra or {}
         bracketed = extra.get(BRACKETED_QUERY)
 
@@ -35,8 +38,12 @@ class ApiRoute(APIRoute):
             services = services_of(request)
             request.state.caller = await services.keyring.identify(bearer_key(request))
             _refuse_unknown(request, known, bracketed)
-            if self.body_field is not None:
-                request = await read_json(request, services.settings.max_body_bytes)
+            if (body := self.body_field) is not None:
+                request = await read_json(
+                    request,
+                    services.settings.max_body_bytes,
+                    is_optional=not body.field_info.is_required(),
+                )
             return await handle(request)
 
         return checked

@@ -5,6 +5,7 @@ is at its head.
 """
 
 import argparse
+import resource
 import socket
 import sys
 from collections.abc import Sequence
@@ -32,6 +33,7 @@ class Server(uvicorn.Server):
 
     def __init__(self, settings: Settings, *, host: str = "127.0.0.1", port: int = 8642) -> None:
         sys.setswitchinterval(_SWITCH_SECONDS)
+        _allow_many_connections()
         self._app = create_app(settings)
         super().__init__(
             uvicorn.Config(
@@ -53,6 +55,12 @@ class Server(uvicorn.Server):
         services: Services = self._app.state.services
         services.streams.close()
         await super().shutdown(sockets)
+
+
+def _allow_many_connections() -> None:
+    """As many open files as the host lets us have: many shells begin with 1,024."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -6,11 +6,14 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from api.auth import Keyring
+from api.courier import Courier
+from api.intake import Intake
+from api.replies import Receipts
 from api.streams import Streams
-from api.uploads import Uploads
+from api.turns import Turns
 from jobs.artifacts.base import ArtifactStore
 from jobs.database import Database
-from jobs.queue import Bell
+from jobs.doorbell import Bell
 from jobs.settings import Settings
 
 
@@ -24,7 +27,10 @@ class Services:
     bell: Bell
     keyring: Keyring
     streams: Streams
-    uploads: Uploads
+    turns: Turns
+    receipts: Receipts
+    courier: Courier
+    intake: Intake
 
 
 def services_of(request: Request) -> Services:

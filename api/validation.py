@@ -5,10 +5,11 @@ for an unknown key that is the list of the known ones, read from the model the r
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from fastapi.routing import APIRoute
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
+from typing_extensions import is_typeddict
 
 from jobs.errors import InvalidRequest
 from training.json_lines import shown
@@ -16,14 +17,26 @@ from training.json_lines import shown
 _MAX_OTHERS = 5
 _SHOULD = " should "
 _OBJECT_EXPECTED = frozenset({"model_type", "model_attributes_type", "dict_type"})
-_CODES = {"missing": "missing_field", "extra_forbidden": "unknown_key"}
+_CODES = {
+    "missing": "missing_field",
+    "extra_forbidden": "unknown_key",
+    "refused_key": "unsupported_key",
+}
+_WORDS_ONLY = frozenset({"refused_key", "spelled_twice"})
+"""Of `training.spellings`; the value, which may be a secret, is not shown."""
 
 Complaint = Mapping[str, Any]
+Model = TypeVar("Model", bound=BaseModel)
 
 
-def refusal(complaints: Sequence[Complaint], route: object, body: object) -> InvalidRequest:
-    """The first field at fault as an error, with the others named behind it."""
-    model = _body_model(route)
+def refusal(complaints: Sequence[Complaint], model: object, body: object) -> InvalidRequest:
+    """The first field at fault as an error, with the others named behind it.
+
+    Args:
+        complaints: Of FastAPI, so each place begins with its source, e.g. `body`.
+        model: What the body was to be, if there is one.
+        body: What came.
+    """
     by_field: dict[str, list[Complaint]] = {}
     for complaint in complaints:
         by_field.setdefault(_dotted(complaint, model, body), []).append(complaint)
@@ -89,10 +102,24 @@ def _expected(complaint: Complaint) -> str:
 def _value(complaint: Complaint, lead: str) -> str:
     value = complaint["input"]
     about_a_section = complaint["type"] == "value_error" and isinstance(value, dict)
-    return "" if about_a_section else lead + shown(value)
+    return "" if about_a_section or complaint["type"] in _WORDS_ONLY else lead + shown(value)
 
 
-def _body_model(route: object) -> object:
+def checked(model: type[Model], body: object) -> Model:
+    """A body that was put together here, as its model.
+
+    Raises:
+        InvalidRequest: It is not one; in the same words as for a body that came whole.
+    """
+    try:
+        return model.model_validate(body)
+    except ValidationError as error:
+        complaints = [{**each, "loc": ("body", *each["loc"])} for each in error.errors()]
+        raise refusal(complaints, model, body) from None
+
+
+def body_model(route: object) -> object:
+    """The model of the body that a route asks for."""
     if isinstance(route, APIRoute) and route.body_field is not None:
         return route.body_field.field_info.annotation
     return None
@@ -101,22 +128,30 @@ def _body_model(route: object) -> object:
 def _known_keys(annotation: object, path: Sequence[str]) -> list[str]:
     """The keys that the models at `path` below `annotation` take."""
     if not path:
-        names = (key for model in _models(annotation) for key in model.model_fields)
-        return list(dict.fromkeys(names))
+        return list(dict.fromkeys(key for each in _objects(annotation) for key in _keys(each)))
     here = list(_fields(annotation, path[0])) or [annotation]  # an index into a list of models
     return [key for item in here for key in _known_keys(item, path[1:])]
 
 
 def _fields(annotation: object, part: str | int) -> Iterator[object]:
     """The annotations of the field `part` of the models that `annotation` names."""
-    for model in _models(annotation):
-        if part in model.model_fields:
-            yield model.model_fields[str(part)].annotation
+    for each in _objects(annotation):
+        if part in (keys := _keys(each)):
+            yield keys[str(part)]
 
 
-def _models(annotation: object) -> Iterator[type[BaseModel]]:
-    """The pydantic models that an annotation names, however deep in unions and lists."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+def _keys(each: type) -> Mapping[str, object]:
+    """The keys of a kind of object, with the annotation of each."""
+    if issubclass(each, BaseModel):
+        return {key: field.annotation for key, field in each.model_fields.items()}
+    return get_type_hints(each)
+
+
+def _objects(annotation: object) -> Iterator[type]:
+    """The pydantic models and typed dicts in an annotation, however deep in unions and lists."""
+    if isinstance(annotation, type) and (
+        issubclass(annotation, BaseModel) or is_typeddict(annotation)
+    ):
         yield annotation
     for argument in get_args(annotation):
-        yield from _models(argument)
+        yield from _objects(argument)

@@ -1,6 +1,6 @@
 """How fast one core checks a data set: MB/s and rows/s, per kind of row.
 
-    python benchmarks/bench_formats.py [--megabytes 64] [--repeats 3]
+    python -m benchmarks.bench_formats [--megabytes 64] [--repeats 3]
 
 Rows are made from a fixed seed and fed in chunks of 1 MiB, as the API feeds an upload. The kinds
 differ in what the reader has to prove: `plain` is what most files hold, `ascii` spells letters
@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
-from training.formats import FileChecker
+from training.file_check import FileChecker
 
 _CHUNK_BYTES = 1 << 20
 _SENTENCE = (

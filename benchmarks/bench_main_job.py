@@ -1,6 +1,6 @@
 """Measure the way from POST to `running`, and the worker, on `tunesmith serve` as it is shipped.
 
-    python benchmarks/bench_main_job.py [--jobs 10]
+    python -m benchmarks.bench_main_job [--jobs 10]
 
 The jobs train a tiny model with random weights: the figures are about the service. A job is
 watched by asking for it every 5 ms, and cancelled once it runs; the worker is idle before each.
@@ -30,14 +30,15 @@ _ROW = {"messages": [{"role": "user", "content": "one"}, {"role": "assistant", "
 
 
 @contextmanager
-def serving(data: Path) -> Iterator[tuple[httpx.Client, psutil.Process]]:
+def serving(data: Path, **settings: str) -> Iterator[tuple[httpx.Client, psutil.Process]]:
     """`tunesmith serve` over an empty data directory, ready; a client of it, and its process."""
     command = [str(Path(sys.executable).with_name("tunesmith")), "serve", "--port", "0"]
-    env = os.environ | {"TUNESMITH_DATA_DIR": str(data), "TUNESMITH_WORKER_GPUS": "0"}
+    named = {"DATA_DIR": str(data), "WORKER_GPUS": "0", **settings}
+    env = os.environ | {f"TUNESMITH_{name}": value for name, value in named.items()}
     with (data / "serve.log").open("w") as log:
         process = subprocess.Popen(command, env=env, stdout=log, stderr=log)
     try:
-        _wait_until((data / "server.json").exists)
+        wait_until((data / "server.json").exists)
         url = json.loads((data / "server.json").read_text())["url"]
         key = (data / "admin.key").read_text().strip()
         headers = {"Authorization": f"Bearer {key}"}
@@ -51,34 +52,37 @@ def serving(data: Path) -> Iterator[tuple[httpx.Client, psutil.Process]]:
 def seconds_until_running(client: httpx.Client, body: dict[str, Any]) -> float:
     """From just before the POST to the first look that finds the job running."""
     begin = time.perf_counter()
-    path = f"/v1/fine_tuning/jobs/{_ok(client.post('/v1/fine_tuning/jobs', json=body))['id']}"
-    _wait_until(lambda: _ok(client.get(path))["status"] == "running")
+    path = f"/v1/fine_tuning/jobs/{ok(client.post('/v1/fine_tuning/jobs', json=body))['id']}"
+    wait_until(lambda: ok(client.get(path))["status"] == "running")
     seconds = time.perf_counter() - begin
-    _ok(client.post(f"{path}/cancel"))
-    _wait_until(lambda: all(run["ended_at"] for run in _ok(client.get(f"{path}/runs"))["data"]))
+    ok(client.post(f"{path}/cancel"))
+    wait_until(lambda: all(run["ended_at"] for run in ok(client.get(f"{path}/runs"))["data"]))
     return seconds
 
 
-def _prepare(client: httpx.Client, folder: Path) -> dict[str, Any]:
-    """A model and a file; the body of a job that uses them."""
-    model = folder / "model"
-    subprocess.run(
-        [sys.executable, str(_ROOT / "tests" / "tiny_model.py"), str(model)], cwd=_ROOT, check=True
-    )
-    _ok(client.post("/v1/models", json={"name": "tiny", "source": str(model)}))
-    _wait_until(lambda: _ok(client.get("/v1/models/tiny"))["status"] == "ready")
+def tiny_model(folder: Path) -> Path:
+    """A model with random weights, in a new folder."""
+    command = [sys.executable, str(_ROOT / "tests" / "tiny_model.py"), str(folder)]
+    subprocess.run(command, cwd=_ROOT, check=True)
+    return folder
+
+
+def prepare(client: httpx.Client, model: Path) -> dict[str, Any]:
+    """Add a model and a file; the body of a job that uses them."""
+    ok(client.post("/v1/models", json={"name": "tiny", "source": str(model)}))
+    wait_until(lambda: ok(client.get("/v1/models/tiny"))["status"] == "ready")
     files = {"file": ("rows.jsonl", f"{json.dumps(_ROW)}\n" * 8)}
-    file = _ok(client.post("/v1/files", files=files, data={"purpose": "fine-tune"}))
+    file = ok(client.post("/v1/files", files=files, data={"purpose": "fine-tune"}))
     return {"model": "tiny", "training_file": file["id"]}
 
 
-def _ok(reply: httpx.Response) -> dict[str, Any]:
+def ok(reply: httpx.Response) -> dict[str, Any]:
     reply.raise_for_status()
     body: dict[str, Any] = reply.json()
     return body
 
 
-def _wait_until(holds: Callable[[], object]) -> None:
+def wait_until(holds: Callable[[], object]) -> None:
     deadline = time.monotonic() + _PATIENCE_SECONDS
     while not holds():
         if time.monotonic() > deadline:
@@ -91,7 +95,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=10)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name, serving(Path(name)) as (client, server):
-        body = _prepare(client, Path(name))
+        body = prepare(client, tiny_model(Path(name) / "model"))
         seconds = [seconds_until_running(client, body) for _ in range(arguments.jobs)]
         (worker,) = server.children()
         memory = worker.memory_info().rss

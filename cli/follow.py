@@ -45,13 +45,13 @@ def follow(client: Client, job_id: str, view: JobView) -> Json:
     raise AssertionError("a stream ends with an `end` event")
 
 
-def stream(client: Client, job_id: str) -> Iterator[ServerEvent]:
-    """Every event of a job from its first one on, the last being `end`.
+def stream(client: Client, job_id: str, last_id: str = "") -> Iterator[ServerEvent]:
+    """Every event of a job from its first one on (or behind `last_id`), the last being `end`.
 
     Raises:
         CliError: As `follow`.
     """
-    last_id, heard_at = "", time.monotonic()
+    heard_at = time.monotonic()
     while True:
         try:
             for event in _connected(client, job_id, last_id):

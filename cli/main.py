@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from cli.commands import files, jobs, keys, models, servers
+from cli.commands import control, exports, files, importing, jobs, keys, models, servers
 from cli.errors import CliError
 
 app = typer.Typer(
@@ -23,11 +23,19 @@ for verb in (
     jobs.job,
     jobs.logs,
     jobs.events,
-    jobs.cancel,
+    control.pause,
+    control.resume,
+    control.stop,
+    control.cancel,
+    jobs.spec,
+    jobs.rerun,
     jobs.checkpoints,
     jobs.download,
+    exports.export,
+    exports.exports,
 ):
     app.command()(verb)
+app.command("import")(importing.import_job)
 app.add_typer(files.app, name="files")
 app.add_typer(models.app, name="models")
 app.add_typer(keys.app, name="key")

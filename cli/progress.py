@@ -81,8 +81,11 @@ class _PlainView:
         hint(text)
 
     def show(self, phase: str, progress: Json) -> None:
-        at_end = progress.get("step") and progress.get("step") == progress.get("total_steps")
-        if phase == self._phase and time.monotonic() < self._next_line_at and not at_end:
+        step = progress.get("step")
+        is_news = step and (
+            step == progress.get("total_steps") or time.monotonic() >= self._next_line_at
+        )
+        if phase == self._phase and not is_news:
             return
         line = f"{phase}  {numbers(progress)}".rstrip()
         self._phase = phase

@@ -62,6 +62,8 @@ def upload(client: Client, path: Path, purpose: str = "fine-tune") -> Json:
             f"{path}: {file['status_details']}\n(all of it: GET /v1/files/{file['id']}/report)"
         )
     rows = f", {file['num_rows']} rows" if file.get("num_rows") is not None else ""
+    if file["status"] == "uploaded":
+        rows = ", a worker checks it next"
     hint(f"Uploaded {path.name} ({size(file['bytes'])}{rows}) as {file['id']}")
     return file
 

@@ -4,6 +4,7 @@ JobsError
 ├── InvalidRequest      a field's value is not accepted           (param)
 ├── NotFound            no such thing in this project
 ├── Conflict            the thing's state does not allow it
+├── Contradiction       the request says otherwise than an earlier one
 ├── Unauthenticated     no valid API key
 ├── Forbidden           the key's role does not allow it
 └── TooLarge            over a limit of the settings
@@ -32,6 +33,10 @@ class NotFound(JobsError):  # noqa: N818
 
 
 class Conflict(JobsError):  # noqa: N818
+    pass
+
+
+class Contradiction(JobsError):  # noqa: N818
     pass
 
 

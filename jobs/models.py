@@ -22,8 +22,8 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from jobs.identity import Role
-from jobs.states import Intent, JobStatus, RunKind, RunOutcome
-from training.config import FormatName
+from jobs.states import ExportStatus, Intent, JobStatus, RunKind, RunOutcome, UploadStatus
+from training.data_config import ContainerName, FormatName
 
 Json = dict[str, Any]
 
@@ -56,16 +56,24 @@ class Base(DeclarativeBase):
         int: BigInteger,
         Role: String,
         FormatName: String,
+        ContainerName: String,
         JobStatus: _words(JobStatus),
         Intent: _words(Intent),
         RunKind: _words(RunKind),
         RunOutcome: _words(RunOutcome),
+        UploadStatus: _words(UploadStatus),
+        ExportStatus: _words(ExportStatus),
     }
 
 
 def table_of(model: type[Base]) -> Table:
     """The bare table: statements over it skip the unit of work, for rows that come in numbers."""
     return Base.metadata.tables[model.__tablename__]
+
+
+def _only(condition: str) -> dict[str, Any]:
+    """What makes an index hold only some rows: the few that are ever looked for this way."""
+    return {"sqlite_where": text(condition), "postgresql_where": text(condition)}
 
 
 class Organization(Base):
@@ -81,6 +89,7 @@ class Project(Base):
     organization_id: Mapped[str] = mapped_column(ForeignKey("organizations.id"))
     name: Mapped[str]
     created_at: Mapped[float]
+    __table_args__ = (Index("uq_projects_name", "organization_id", "name", unique=True),)
 
 
 class ApiKey(Base):
@@ -98,7 +107,10 @@ class ApiKey(Base):
 
 
 class File(Base):
-    """An uploaded file: its bytes are an artifact, its row errors a report kept here."""
+    """An uploaded file: its bytes are an artifact, its row errors a report kept here.
+
+    `attempts` are the runs that have begun to check it, where it is not checked as it arrives.
+    """
 
     __tablename__ = "files"
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -110,13 +122,63 @@ class File(Base):
     artifact_key: Mapped[str]
     status: Mapped[str]
     status_details: Mapped[str | None]
-    format: Mapped[str | None]
+    container: Mapped[ContainerName | None]
+    """None: no training data."""
+    format: Mapped[FormatName | None]
     num_rows: Mapped[int | None]
     report: Mapped[Json | None]
+    attempts: Mapped[int] = mapped_column(default=0, server_default="0")
     created_at: Mapped[float]
+    expires_at: Mapped[float | None]
     deleted_at: Mapped[float | None]
     purged_at: Mapped[float | None]
-    __table_args__ = (Index("ix_files_project_created", "project_id", "created_at", "id"),)
+    __table_args__ = (
+        Index("ix_files_project_created", "project_id", "created_at", "id"),
+        Index("ix_files_to_check", "created_at", **_only("status = 'uploaded'")),
+        Index(
+            "ix_files_to_hide",
+            "expires_at",
+            **_only("expires_at IS NOT NULL AND deleted_at IS NULL"),
+        ),
+        Index(
+            "ix_files_to_purge",
+            "deleted_at",
+            **_only("deleted_at IS NOT NULL AND purged_at IS NULL"),
+        ),
+    )
+
+
+class Upload(Base):
+    """A file that comes in parts, each of them an artifact until the whole is put together."""
+
+    __tablename__ = "uploads"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), index=True)
+    filename: Mapped[str]
+    purpose: Mapped[str]
+    bytes: Mapped[int]
+    mime_type: Mapped[str]
+    file_expires_seconds: Mapped[int | None]
+    status: Mapped[UploadStatus]
+    file_id: Mapped[str | None] = mapped_column(ForeignKey("files.id"))
+    created_at: Mapped[float]
+    expires_at: Mapped[float]
+    purged_at: Mapped[float | None]
+    """When the bytes of its parts were removed."""
+    __table_args__ = (Index("ix_uploads_to_purge", "expires_at", **_only("purged_at IS NULL")),)
+
+
+class UploadPart(Base):
+    """Some bytes of an upload; their order is told when it is completed."""
+
+    __tablename__ = "upload_parts"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    upload_id: Mapped[str] = mapped_column(ForeignKey("uploads.id"), index=True)
+    artifact_key: Mapped[str]
+    bytes: Mapped[int]
+    position: Mapped[int | None]
+    """Its place in the file of a completed upload; None: it was not made part of it."""
+    created_at: Mapped[float]
 
 
 class Model(Base):
@@ -142,9 +204,9 @@ class Model(Base):
             "uq_models_name",
             "name",
             unique=True,
-            sqlite_where=text("removed_at IS NULL"),
-            postgresql_where=text("removed_at IS NULL"),
+            **_only("removed_at IS NULL"),
         ),
+        Index("ix_models_status", "status", "created_at"),
     )
 
 
@@ -166,12 +228,19 @@ class Job(Base):
     training: Mapped[Json]
     hyperparameters: Mapped[Json]
     user_metadata: Mapped[Json | None]
+    integrations: Mapped[list[Any] | None]
+    rerun_of: Mapped[str | None]
+    start_job_id: Mapped[str | None]
+    """Training goes on from the result of this job, or from one of its checkpoints."""
+    start_checkpoint_id: Mapped[str | None]
     pool: Mapped[str]
     gpus: Mapped[int | None]
     requires: Mapped[str]
     """Comma-joined and sorted, e.g. `cuda`; empty: any worker."""
     priority: Mapped[int]
     limits: Mapped[Json]
+    max_pending_seconds: Mapped[int | None]
+    """Of its limits, where an index can be of the jobs that have it."""
     attempt: Mapped[int] = mapped_column(default=0)
     crashes: Mapped[int] = mapped_column(default=0)
     lost_runs: Mapped[int] = mapped_column(default=0)
@@ -179,7 +248,9 @@ class Job(Base):
     """Step of the newest checkpoint when the last crash was counted."""
     phase: Mapped[str | None]
     progress: Mapped[Json | None]
+    progressed_at: Mapped[float | None]
     trained_tokens: Mapped[int | None]
+    result_file_id: Mapped[str | None]
     error: Mapped[Json | None]
     created_at: Mapped[float]
     queued_at: Mapped[float]
@@ -187,7 +258,60 @@ class Job(Base):
     finished_at: Mapped[float | None]
     __table_args__ = (
         Index("ix_jobs_project_created", "project_id", "created_at", "id"),
-        Index("ix_jobs_queue", "status", "pool", "priority", "queued_at"),
+        # All that a claim compares: no row is read but that of the job it takes.
+        Index(
+            "ix_jobs_queue",
+            *("status", "pool", "priority", "queued_at", "id", "created_by", "requires", "gpus"),
+        ),
+        Index(
+            "ix_jobs_impatient", "status", "queued_at", **_only("max_pending_seconds IS NOT NULL")
+        ),
+        Index(
+            "ix_jobs_without_metadata",
+            *("project_id", "created_at", "id"),
+            **_only("user_metadata IS NULL"),
+        ),
+        Index(
+            "ix_jobs_start_checkpoint",
+            "start_checkpoint_id",
+            **_only("start_checkpoint_id IS NOT NULL"),
+        ),
+    )
+
+
+class JobMetadata(Base):
+    """One pair of a job's metadata, where a list that is filtered by it looks."""
+
+    __tablename__ = "job_metadata"
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    key: Mapped[str] = mapped_column(primary_key=True)
+    value: Mapped[str]
+    project_id: Mapped[str]
+    created_at: Mapped[float]
+    """The job's, as the project is."""
+    __table_args__ = (
+        Index("ix_job_metadata_pair", "project_id", "key", "value", "created_at", "job_id"),
+    )
+
+
+class Creation(Base):
+    """A post that made a job, or was answered with one that an earlier post had made."""
+
+    __tablename__ = "creations"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
+    api_key_id: Mapped[str] = mapped_column(ForeignKey("api_keys.id"))
+    idempotency_key: Mapped[str | None]
+    body_sha256: Mapped[str]
+    retry_count: Mapped[int]
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
+    created_at: Mapped[float] = mapped_column(index=True)
+    replied_at: Mapped[float | None]
+    """When the reply had been sent whole."""
+    __table_args__ = (
+        UniqueConstraint("job_id", "retry_count", name="uq_creations_job_id_retry_count"),
+        UniqueConstraint("project_id", "idempotency_key", name="uq_creations_idempotency_key"),
+        Index("ix_creations_body", "api_key_id", "body_sha256"),
     )
 
 
@@ -200,7 +324,8 @@ class JobFile(Base):
     position: Mapped[int] = mapped_column(primary_key=True)
     file_id: Mapped[str] = mapped_column(ForeignKey("files.id"), index=True)
     sha256: Mapped[str]
-    format: Mapped[FormatName]
+    format: Mapped[FormatName | None]
+    """None: the file is still to be checked."""
     weight: Mapped[float]
 
 
@@ -223,6 +348,8 @@ class Run(Base):
     kind: Mapped[RunKind]
     job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"), index=True)
     model_id: Mapped[str | None] = mapped_column(ForeignKey("models.id"), index=True)
+    export_id: Mapped[str | None]
+    file_id: Mapped[str | None]
     attempt: Mapped[int]
     worker_id: Mapped[str]
     lease_token: Mapped[str]
@@ -241,6 +368,12 @@ class Run(Base):
     __table_args__ = (
         UniqueConstraint("job_id", "attempt", name="uq_runs_job_id_attempt"),
         Index("ix_runs_open", "ended_at", "worker_id"),
+        Index("ix_runs_to_clean", "ended_at", **_only("cleaned_at IS NULL AND job_id IS NOT NULL")),
+        Index(
+            "ix_runs_of_exports_to_clean",
+            "ended_at",
+            **_only("cleaned_at IS NULL AND export_id IS NOT NULL"),
+        ),
     )
 
 
@@ -258,7 +391,111 @@ class Checkpoint(Base):
     created_at: Mapped[float]
     deleted_at: Mapped[float | None]
     purged_at: Mapped[float | None]
-    __table_args__ = (Index("ix_checkpoints_job_step", "job_id", "step"),)
+    __table_args__ = (
+        Index("ix_checkpoints_job_step", "job_id", "step"),
+        Index(
+            "ix_checkpoints_to_purge",
+            "deleted_at",
+            **_only("deleted_at IS NOT NULL AND purged_at IS NULL"),
+        ),
+    )
+
+
+class Export(Base):
+    """A job's result, or one of its checkpoints, in another form: made by a run, then stored."""
+
+    __tablename__ = "exports"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
+    created_by: Mapped[str] = mapped_column(ForeignKey("api_keys.id"))
+    checkpoint_id: Mapped[str | None] = mapped_column(ForeignKey("checkpoints.id"))
+    """None: the job's result."""
+    options: Mapped[Json]
+    status: Mapped[ExportStatus]
+    pool: Mapped[str]
+    requires: Mapped[str]
+    """As of a job."""
+    slot: Mapped[str]
+    attempt: Mapped[int] = mapped_column(default=0)
+    crashes: Mapped[int] = mapped_column(default=0)
+    lost_runs: Mapped[int] = mapped_column(default=0)
+    phase: Mapped[str | None]
+    error: Mapped[Json | None]
+    artifact_key: Mapped[str | None]
+    filename: Mapped[str | None]
+    bytes: Mapped[int | None]
+    sha256: Mapped[str | None]
+    pushed: Mapped[Json | None]
+    """Where on the hub it is, and at which commit."""
+    created_at: Mapped[float]
+    queued_at: Mapped[float]
+    started_at: Mapped[float | None]
+    finished_at: Mapped[float | None]
+    deleted_at: Mapped[float | None]
+    purged_at: Mapped[float | None]
+    __table_args__ = (
+        Index("ix_exports_job_created", "job_id", "created_at", "id"),
+        Index("ix_exports_queue", "status", "pool", "queued_at", "id"),
+        Index("ix_exports_checkpoint", "checkpoint_id", **_only("checkpoint_id IS NOT NULL")),
+        Index(
+            "ix_exports_to_purge",
+            "deleted_at",
+            **_only("deleted_at IS NOT NULL AND purged_at IS NULL"),
+        ),
+    )
+
+
+class CheckpointPermission(Base):
+    """Another project may use a checkpoint as a model."""
+
+    __tablename__ = "checkpoint_permissions"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    checkpoint_name: Mapped[str] = mapped_column(index=True)
+    """As it is named to users; also that of a job's whole result."""
+    owner_project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), index=True)
+    created_at: Mapped[float]
+    __table_args__ = (
+        UniqueConstraint(
+            "checkpoint_name", "project_id", name="uq_checkpoint_permissions_name_project"
+        ),
+    )
+
+
+class WebhookEndpoint(Base):
+    """An address that is told how jobs of the project end; its secrets sign what is sent."""
+
+    __tablename__ = "webhook_endpoints"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), index=True)
+    name: Mapped[str]
+    url: Mapped[str]
+    event_types: Mapped[list[Any]]
+    secret: Mapped[str]
+    old_secret: Mapped[str | None]
+    old_secret_expires_at: Mapped[float | None]
+    created_at: Mapped[float]
+    updated_at: Mapped[float]
+    deleted_at: Mapped[float | None]
+
+
+class WebhookDelivery(Base):
+    """One event on its way to one endpoint, tried until it is taken or given up."""
+
+    __tablename__ = "webhook_deliveries"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    endpoint_id: Mapped[str] = mapped_column(ForeignKey("webhook_endpoints.id"), index=True)
+    event_id: Mapped[str]
+    event_type: Mapped[str]
+    object_id: Mapped[str]
+    """What the event is about, e.g. the job."""
+    created_at: Mapped[float]
+    attempts: Mapped[int] = mapped_column(default=0)
+    next_attempt_at: Mapped[float | None] = mapped_column(index=True)
+    """None: delivered, or given up."""
+    delivered_at: Mapped[float | None]
+    last_status: Mapped[int | None]
+    last_error: Mapped[str | None]
 
 
 class Artifact(Base):

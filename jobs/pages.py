@@ -18,3 +18,12 @@ class Page(Generic[T]):
     def of(cls, found: Sequence[T], limit: int) -> "Page[T]":
         """The first `limit` of what a query for `limit + 1` found."""
         return cls(items=list(found[:limit]), has_more=len(found) > limit)
+
+
+@dataclass(frozen=True)
+class Span:
+    """Which part of a list is asked for: what follows the item `after`, in an order of time."""
+
+    after: str | None
+    limit: int
+    descending: bool

@@ -1,11 +1,10 @@
-"""The doorbell: Celery's settings, and how a bell is rung.
+"""Celery as a doorbell: its settings.
 
 A message names no job. It wakes whoever has free slots in a pool, and the work itself is claimed
 from the database; so a message may be lost, doubled, late or forged without harm.
 """
 
 import logging
-import threading
 from typing import Any
 
 from celery import Celery
@@ -15,8 +14,7 @@ from jobs.bells import WAKE
 from jobs.settings import Settings
 
 _EXPIRES_SECONDS = 60
-_PATIENCE_SECONDS = 1.0
-_PAUSE_SECONDS = 0.1
+PATIENCE_SECONDS = 1.0
 _POLL_SECONDS = 0.05
 _log = logging.getLogger(__name__)
 
@@ -49,7 +47,7 @@ def make_celery_app(settings: Settings) -> Celery:
         worker_send_task_events=False,
         worker_cancel_long_running_tasks_on_connection_loss=False,
         worker_hijack_root_logger=False,
-        broker_connection_timeout=_PATIENCE_SECONDS,
+        broker_connection_timeout=PATIENCE_SECONDS,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         enable_utc=True,
@@ -76,62 +74,25 @@ def _broker(settings: Settings) -> dict[str, Any]:
     }
 
 
-class Bell:
-    """Rings pools from a thread of its own: `ring` costs nothing and cannot fail.
-
-    Rings for the same pool that have not gone out yet are one ring. A broker that does not take
-    one within about a second misses it: rescue rings again for whatever waits.
-    """
+class Sender:
+    """Puts bells into the queues of pools, as long as the broker takes them within a second."""
 
     def __init__(self, settings: Settings) -> None:
         self._app = make_celery_app(settings)
         if settings.broker_url:
             self._app.conf.broker_transport_options = {
-                "socket_timeout": _PATIENCE_SECONDS,
-                "socket_connect_timeout": _PATIENCE_SECONDS,
+                "socket_timeout": PATIENCE_SECONDS,
+                "socket_connect_timeout": PATIENCE_SECONDS,
                 "max_retries": 0,
             }
-        self._changed = threading.Condition()
-        self._pools: set[str] = set()
-        self._closed = False
-        self._thread = threading.Thread(target=self._send, name="bell", daemon=True)
-        self._thread.start()
 
-    def ring(self, pool: str) -> None:
-        with self._changed:
-            if pool not in self._pools:
-                self._pools.add(pool)
-                self._changed.notify()
-
-    def close(self) -> None:
-        """Send what is waiting, for as long as the bell is patient, and stop."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify()
-        self._thread.join(timeout=2 * _PATIENCE_SECONDS)
-
-    def _send(self) -> None:
-        while (pools := self._next()) is not None:
-            for pool in pools:
-                self._send_one(pool)
-            self._pause()
-        self._app.close()
-
-    def _next(self) -> set[str] | None:
-        with self._changed:
-            self._changed.wait_for(lambda: self._pools or self._closed)
-            pools, self._pools = self._pools, set()
-        return pools or None
-
-    def _pause(self) -> None:
-        """Let the rings of a burst become one."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._closed, timeout=_PAUSE_SECONDS)
-
-    def _send_one(self, pool: str) -> None:
+    def send(self, pool: str) -> None:
         try:
             self._app.send_task(
                 WAKE, queue=queue_name(pool), expires=_EXPIRES_SECONDS, ignore_result=True
             )
         except (OperationalError, OSError) as error:
             _log.warning("no bell for pool %s: %s", pool, error)
+
+    def close(self) -> None:
+        self._app.close()

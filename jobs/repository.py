@@ -7,16 +7,30 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import Any, TypeVar
 
-from sqlalchemy import Select, and_, bindparam, func, or_, select, tuple_
+from sqlalchemy import ColumnElement, Select, and_, bindparam, func, or_, select, tuple_
 from sqlalchemy.orm import Session
 
+from jobs.database import now
 from jobs.errors import InvalidRequest, NotFound
 from jobs.identity import Identity
-from jobs.models import ApiKey, Checkpoint, Event, File, Job, JobFile, Model
-from jobs.pages import Page
+from jobs.metadata import find
+from jobs.models import (
+    ApiKey,
+    Checkpoint,
+    CheckpointPermission,
+    Event,
+    File,
+    Job,
+    JobFile,
+    Model,
+    Upload,
+    WebhookEndpoint,
+)
+from jobs.names import split_checkpoint_name
+from jobs.pages import Page, Span
 from jobs.states import OPEN, JobStatus
 
-_Row = TypeVar("_Row")
+_Query = TypeVar("_Query", bound=Select[*tuple[Any, ...]])
 
 
 class Lock(Enum):
@@ -36,9 +50,27 @@ def file_of(
     """
     values = {"file_id": file_id, "project_id": identity.project_id}
     file = session.scalar(_FILE[lock], values)
-    if file is None:
+    if file is None or _is_over(session, file):
         raise NotFound(f"no file {file_id!r}", param="file_id", code="file_not_found")
     return file
+
+
+def _is_over(session: Session, file: File) -> bool:
+    return file.expires_at is not None and file.expires_at <= now(session)
+
+
+def upload_of(
+    session: Session, identity: Identity, upload_id: str, *, lock: Lock | None = None
+) -> Upload:
+    """An upload of the project.
+
+    Raises:
+        NotFound: There is none of this id in the project.
+    """
+    upload = session.get(Upload, upload_id, with_for_update=_for_update(lock))
+    if upload is None or upload.project_id != identity.project_id:
+        raise NotFound(f"no upload {upload_id!r}", param="upload_id", code="upload_not_found")
+    return upload
 
 
 def job_of(session: Session, identity: Identity, job_id: str, *, lock: Lock | None = None) -> Job:
@@ -66,19 +98,79 @@ def key_of(session: Session, identity: Identity, key_id: str) -> ApiKey:
 
 
 def model_of(session: Session, identity: Identity, name: str, *, lock: Lock | None = None) -> Model:
-    """A base model, or a tuned model of the project.
+    """A base model, or a tuned model of the project or one that it may use.
 
     Raises:
         NotFound: There is none of this name.
     """
     model = session.scalar(_MODEL[lock], {"name": name, "project_id": identity.project_id})
     if model is None:
-        raise NotFound(f"no model {name!r}", param="model", code="model_not_found")
+        raise no_model(name)
     return model
+
+
+def named_checkpoint(session: Session, identity: Identity, name: str) -> tuple[Checkpoint, Job]:
+    """A checkpoint that the project owns or may use, by its name as a model, and its job.
+
+    Raises:
+        NotFound: There is none of this name.
+    """
+    parts = split_checkpoint_name(name)
+    if parts is None:
+        raise no_model(name)
+    values = {
+        "tuned": parts[0],
+        "step": parts[1],
+        "name": name,
+        "project_id": identity.project_id,
+    }
+    found = session.execute(_NAMED_CHECKPOINT, values).one_or_none()
+    if found is None:
+        raise no_model(name)
+    return found[0], found[1]
+
+
+def owner_of_model(
+    session: Session, identity: Identity, name: str, *, lock: Lock | None = None
+) -> str | None:
+    """The project that has tuned what the asker sees under this name; None: a base model.
+
+    `lock` is of what the name stands for: the model, or the job of the checkpoint.
+
+    Raises:
+        NotFound: There is none of this name.
+    """
+    if split_checkpoint_name(name) is None:
+        return model_of(session, identity, name, lock=lock).project_id
+    _, job = named_checkpoint(session, identity, name)
+    return session.get_one(Job, job.id, with_for_update=_for_update(lock)).project_id
+
+
+def no_model(name: str) -> NotFound:
+    return NotFound(f"no model {name!r}", param="model", code="model_not_found")
 
 
 def models_of(session: Session, identity: Identity) -> list[Model]:
     return list(session.scalars(_MODELS, {"project_id": identity.project_id}))
+
+
+def endpoint_of(
+    session: Session, identity: Identity, endpoint_id: str, *, lock: Lock | None = None
+) -> WebhookEndpoint:
+    """A webhook endpoint of the project.
+
+    Raises:
+        NotFound: There is none of this id in the project.
+    """
+    endpoint = session.get(WebhookEndpoint, endpoint_id, with_for_update=_for_update(lock))
+    is_ours = endpoint is not None and endpoint.project_id == identity.project_id
+    if endpoint is None or not is_ours or endpoint.deleted_at is not None:
+        raise NotFound(
+            f"no webhook endpoint {endpoint_id!r}",
+            param="webhook_endpoint_id",
+            code="webhook_endpoint_not_found",
+        )
+    return endpoint
 
 
 def _for_update(lock: Lock | None) -> dict[str, bool] | None:
@@ -95,12 +187,26 @@ def files_page(
     purpose: str | None,
 ) -> Page[File]:
     query = select(File).where(File.project_id == identity.project_id, File.deleted_at.is_(None))
+    query = query.where(or_(File.expires_at.is_(None), File.expires_at > now(session)))
     if purpose is not None:
         query = query.where(File.purpose == purpose)
     cursor = None if after is None else session.get(File, after)
     if after is not None and (cursor is None or cursor.project_id != identity.project_id):
         raise _bad_cursor(after)
     return _page(session, query, File, cursor, limit=limit, descending=descending)
+
+
+def endpoints_page(
+    session: Session, identity: Identity, *, after: str | None, limit: int
+) -> Page[WebhookEndpoint]:
+    """Webhook endpoints, newest first."""
+    query = select(WebhookEndpoint).where(
+        WebhookEndpoint.project_id == identity.project_id, WebhookEndpoint.deleted_at.is_(None)
+    )
+    cursor = None if after is None else session.get(WebhookEndpoint, after)
+    if after is not None and (cursor is None or cursor.project_id != identity.project_id):
+        raise _bad_cursor(after)
+    return _page(session, query, WebhookEndpoint, cursor, limit=limit, descending=True)
 
 
 def jobs_page(
@@ -112,22 +218,46 @@ def jobs_page(
     metadata: dict[str, str] | None,
 ) -> Page[Job]:
     """Jobs, newest first; `metadata` `{}` asks for jobs that have none."""
-    query = select(Job).where(Job.project_id == identity.project_id)
-    if metadata == {}:
-        query = query.where(Job.user_metadata.is_(None))
-    for key, value in (metadata or {}).items():
-        query = query.where(Job.user_metadata[key].as_string() == value)
     cursor = None if after is None else session.get(Job, after)
     if after is not None and (cursor is None or cursor.project_id != identity.project_id):
         raise _bad_cursor(after)
+    if metadata:
+        ids = find(session, identity.project_id, metadata, older_than=cursor, limit=limit + 1)
+        found = session.scalars(select(Job).where(Job.id.in_(ids)))
+        return Page.of(sorted(found, key=lambda job: ids.index(job.id)), limit)
+    query = select(Job).where(Job.project_id == identity.project_id)
+    if metadata == {}:
+        query = query.where(Job.user_metadata.is_(None))
     return _page(session, query, Job, cursor, limit=limit, descending=True)
+
+
+def permissions_page(
+    session: Session, name: str, span: Span, *, project_id: str | None
+) -> Page[CheckpointPermission]:
+    """Who may use the model of this name, which belongs to the asker."""
+    query = select(CheckpointPermission).where(CheckpointPermission.checkpoint_name == name)
+    if project_id is not None:
+        query = query.where(CheckpointPermission.project_id == project_id)
+    cursor = None if span.after is None else session.get(CheckpointPermission, span.after)
+    if span.after is not None and (cursor is None or cursor.checkpoint_name != name):
+        raise _bad_cursor(span.after)
+    limit, descending = span.limit, span.descending
+    return _page(session, query, CheckpointPermission, cursor, limit=limit, descending=descending)
+
+
+def permitted_names(session: Session, identity: Identity) -> list[str]:
+    """The names of other projects' models and checkpoints that this one may use."""
+    query = select(CheckpointPermission.checkpoint_name).where(
+        CheckpointPermission.project_id == identity.project_id
+    )
+    return list(session.scalars(query.order_by(CheckpointPermission.created_at.desc())))
 
 
 def _page(
     session: Session,
     query: Select[Any],
-    table: type[File] | type[Job],
-    cursor: File | Job | None,
+    table: type[File | Job | CheckpointPermission | WebhookEndpoint],
+    cursor: File | Job | CheckpointPermission | WebhookEndpoint | None,
     *,
     limit: int,
     descending: bool,
@@ -174,7 +304,12 @@ def events_page(
 
 
 def files_of_job(session: Session, job_id: str) -> list[JobFile]:
-    return list(session.scalars(_FILES_OF_JOB, {"job_id": job_id}))
+    return files_of_jobs(session, [job_id])
+
+
+def files_of_jobs(session: Session, job_ids: Sequence[str]) -> list[JobFile]:
+    """What these jobs read, each job's by role and position."""
+    return list(session.scalars(_FILES_OF_JOBS, {"job_ids": list(job_ids)}))
 
 
 def open_job_using(session: Session, model_id: str) -> Job | None:
@@ -195,9 +330,9 @@ def jobs_ahead(session: Session, job: Job) -> int:
 
 
 # Built once: every job that is made or looked at asks these, and building takes longer than asking.
-_FILES_OF_JOB = (
+_FILES_OF_JOBS = (
     select(JobFile)
-    .where(JobFile.job_id == bindparam("job_id"))
+    .where(JobFile.job_id.in_(bindparam("job_ids", expanding=True)))
     .order_by(JobFile.role, JobFile.position)
 )
 _JOBS_AHEAD = select(func.count()).where(
@@ -217,7 +352,7 @@ _JOBS_AHEAD = select(func.count()).where(
 )
 
 
-def _by_lock(query: Select[_Row]) -> dict[Lock | None, Select[_Row]]:
+def _by_lock(query: _Query) -> dict[Lock | None, _Query]:
     return {
         None: query,
         Lock.KEEP: query.with_for_update(read=True),
@@ -225,12 +360,35 @@ def _by_lock(query: Select[_Row]) -> dict[Lock | None, Select[_Row]]:
     }
 
 
+def _permitted(name: ColumnElement[str]) -> ColumnElement[bool]:
+    """Whether another project lets this one use what has this name."""
+    query = select(CheckpointPermission.id).where(
+        CheckpointPermission.checkpoint_name == name,
+        CheckpointPermission.project_id == bindparam("project_id"),
+    )
+    return query.exists()
+
+
 _VISIBLE = and_(
-    or_(Model.project_id.is_(None), Model.project_id == bindparam("project_id")),
+    or_(
+        Model.project_id.is_(None),
+        Model.project_id == bindparam("project_id"),
+        _permitted(Model.name.expression),
+    ),
     Model.removed_at.is_(None),
 )
 _MODEL = _by_lock(select(Model).where(Model.name == bindparam("name"), _VISIBLE))
 _MODELS = select(Model).where(_VISIBLE).order_by(Model.created_at.desc(), Model.id)
+_NAMED_CHECKPOINT = (
+    select(Checkpoint, Job)
+    .join(Job, Job.id == Checkpoint.job_id)
+    .where(
+        Job.fine_tuned_model == bindparam("tuned"),
+        Checkpoint.step == bindparam("step"),
+        Checkpoint.deleted_at.is_(None),
+        or_(Job.project_id == bindparam("project_id"), _permitted(bindparam("name"))),
+    )
+)
 _FILE = _by_lock(
     select(File).where(
         File.id == bindparam("file_id"),

@@ -3,14 +3,32 @@
 OpenAI's names throughout; everything that training decides is in `training`.
 """
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import (
+    Discriminator,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    Tag,
+    field_validator,
+    model_validator,
+)
 
-from training.config import Section, Text, TrainingConfig
+from training.config import TrainingConfig
+from training.export_config import ExportConfig
+from training.integration_config import MlflowConfig, WandbConfig
+from training.parallelism_config import MAX_PROCESSES
+from training.section import Section, Text
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,95}$")]
 """A name in the catalogue; a `:` would break the names of tuned models."""
+
+
+Purpose = Literal["fine-tune", "assistants", "batch", "vision", "user_data", "evals"]
+PURPOSES: tuple[str, ...] = get_args(Purpose)
+EXPIRY_SECONDS = 3_600, 2_592_000
+"""The least and the most after which a file may expire: an hour, thirty days."""
 
 
 class TrainingFile(Section):
@@ -21,10 +39,10 @@ class TrainingFile(Section):
 
 
 class Resources(Section):
-    """What the job runs on. `gpus` null: one slot, a GPU where the host has any, else its CPU."""
+    """What the job runs on. `gpus` null: one for each process, and one process takes a CPU, too."""
 
     pool: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")] = "default"
-    gpus: Annotated[int, Field(ge=0, le=1)] | None = None
+    gpus: Annotated[int, Field(ge=0, le=MAX_PROCESSES)] | None = None
 
 
 class Limits(Section):
@@ -53,6 +71,42 @@ class Method(Section):
     supervised: Supervised = Supervised()
 
 
+class WandbIntegration(Section):
+    """Weights & Biases gets the job's metrics as well."""
+
+    type: Literal["wandb"]
+    wandb: WandbConfig
+
+
+class MlflowIntegration(Section):
+    """MLflow gets the job's metrics as well."""
+
+    type: Literal["mlflow"]
+    mlflow: MlflowConfig
+
+
+_INTEGRATIONS = {"wandb": WandbIntegration, "mlflow": MlflowIntegration}
+
+
+def _integration_kind(value: Any) -> str | None:  # noqa: ANN401 - pydantic's hook
+    kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+    return _INTEGRATIONS[kind].__name__ if isinstance(kind, str) and kind in _INTEGRATIONS else None
+
+
+# The names of the members are no keys of theirs: a complaint's place passes them over.
+Integration = Annotated[
+    Annotated[WandbIntegration, Tag("WandbIntegration")]
+    | Annotated[MlflowIntegration, Tag("MlflowIntegration")],
+    Discriminator(
+        _integration_kind,
+        custom_error_type="integration_type",
+        custom_error_message="Input should have one of these as its type: "
+        + ", ".join(_INTEGRATIONS),
+    ),
+]
+"""Another service that gets the job's metrics."""
+
+
 class JobRequest(Section):
     """The body of `POST /v1/fine_tuning/jobs`."""
 
@@ -76,16 +130,29 @@ class JobRequest(Section):
     hyperparameters: Hyperparameters | None = Field(
         None, description="Older spelling of method.supervised.hyperparameters."
     )
-    integrations: Annotated[list[Any], Field(max_length=0)] | None = None
+    integrations: Annotated[list[Integration], Field(max_length=len(_INTEGRATIONS))] | None = None
     resources: Resources = Resources()
     priority: Annotated[int, Field(ge=-100, le=100)] = 0
     limits: Limits = Limits()
     training: TrainingConfig = TrainingConfig()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _trackers_are_integrations(cls, value: Any) -> Any:  # noqa: ANN401 - pydantic's hook
+        return _without_integrations(value) if isinstance(value, dict) else value
+
     @field_validator("resources", "limits", "training", "priority", mode="before")
     @classmethod
     def _null_is_the_default(cls, value: Any, info: Any) -> Any:  # noqa: ANN401 - pydantic's hook
         return cls.model_fields[info.field_name].default if value is None else value
+
+    @field_validator("integrations")
+    @classmethod
+    def _each_once(cls, value: list[Integration] | None) -> list[Integration] | None:
+        kinds: list[str] = [each.type for each in value or ()]
+        if twice := [kind for kind in _INTEGRATIONS if kinds.count(kind) > 1]:
+            raise ValueError(f"{twice[0]} is given twice; each type is taken at most once")
+        return value
 
     @model_validator(mode="after")
     def _one_spelling_of_the_files(self) -> Self:
@@ -99,6 +166,37 @@ class JobRequest(Section):
             return self.training_files
         assert self.training_file is not None
         return [TrainingFile(file=self.training_file)]
+
+
+def _without_integrations(body: dict[str, Any]) -> dict[str, Any]:
+    """`body` without those names in `report_to` that its `integrations` say more about."""
+    training, integrations = body.get("training"), body.get("integrations")
+    if not isinstance(training, dict) or not isinstance(integrations, list):
+        return body
+    # Nothing is checked yet: what should be a name may be an object, which no set takes.
+    named = [each.get("type") for each in integrations if isinstance(each, dict)]
+
+    def thinned(holder: dict[str, Any]) -> dict[str, Any]:
+        listed = holder.get("report_to")
+        if not isinstance(listed, list | str):
+            return holder
+        names = [listed] if isinstance(listed, str) else listed
+        return {**holder, "report_to": [name for name in names if name not in named]}
+
+    training = thinned(training)
+    if isinstance(reporting := training.get("reporting"), dict):
+        training = {**training, "reporting": thinned(reporting)}
+    return {**body, "training": training}
+
+
+class ExportRequest(ExportConfig):
+    """The body of `POST /v1/fine_tuning/jobs/{job_id}/exports`."""
+
+    checkpoint: Text | None = Field(None, description="Its id; null: the job's result.")
+
+    @property
+    def config(self) -> ExportConfig:
+        return ExportConfig.model_validate(self.model_dump(exclude={"checkpoint"}))
 
 
 class ModelRequest(Section):
@@ -124,3 +222,31 @@ class ModelRequest(Section):
     @property
     def is_folder(self) -> bool:
         return self.source.startswith("/")
+
+
+class ExpiresAfter(Section):
+    """When a file goes by itself."""
+
+    anchor: Literal["created_at"]
+    seconds: Annotated[int, Field(ge=EXPIRY_SECONDS[0], le=EXPIRY_SECONDS[1])]
+
+
+class UploadRequest(Section):
+    """The body of `POST /v1/uploads`: the file that will come in parts."""
+
+    bytes: PositiveInt = Field(description="Of the whole file.")
+    filename: Text
+    mime_type: Annotated[Text, Field(min_length=1, max_length=255)]
+    purpose: Purpose
+    expires_after: ExpiresAfter | None = None
+
+
+class CompletionRequest(Section):
+    """The body of `POST /v1/uploads/{upload_id}/complete`."""
+
+    part_ids: Annotated[list[Text], Field(min_length=1)] = Field(
+        description="The parts in the order of their bytes in the file."
+    )
+    md5: Annotated[str, Field(pattern=r"^[0-9a-fA-F]{32}$")] | None = Field(
+        None, description="Of the whole file, in hexadecimal digits."
+    )

@@ -17,17 +17,20 @@ from sqlalchemy.orm import Session
 
 from jobs.artifacts.base import ArtifactStore
 from jobs.database import Database, now
-from jobs.models import Artifact, Checkpoint, File, Job, JobFile, Model, Run
-from jobs.queue import Bell
+from jobs.doorbell import Bell
+from jobs.models import Artifact, Checkpoint, Export, File, Job, JobFile, Model, Run
+from jobs.service import creations, uploads, webhooks
 from jobs.service.catalogue import PENDING
 from jobs.service.endings import close_expired
-from jobs.service.limits import fail_overdue
+from jobs.service.files import hide_expired
+from jobs.service.limits import any_overdue, fail_overdue
 from jobs.settings import Settings
-from jobs.states import OPEN, JobStatus
+from jobs.states import OPEN, OPEN_EXPORT, ExportStatus, FileStatus, JobStatus
 
 _RANDOM = random.SystemRandom()  # the seedable one belongs to whoever imports us
 _LOG = logging.getLogger(__name__)
 _BATCH = 100
+_GAVE_NOTHING = frozenset({JobStatus.FAILED, JobStatus.CANCELLED})
 _LEFTOVER_SECONDS = 24 * 3600
 
 
@@ -59,9 +62,14 @@ class Rescue:
         self._close_expired_leases()
         self._fail_overdue_jobs()
         self._ring_for_waiting()
+        self._hide_expired_files()
         self._purge_files()
+        self._purge_uploads()
         self._purge_checkpoints()
+        self._purge_exports()
         self._clean_ended_runs()
+        self._clean_runs_of_exports()
+        self._forget_what_is_past()
         self._store.remove_leftovers(_LEFTOVER_SECONDS)
 
     def _run(self) -> None:
@@ -89,6 +97,9 @@ class Rescue:
         self._seen = expired
 
     def _fail_overdue_jobs(self) -> None:
+        with self._database.reading() as session:
+            if not any_overdue(session):
+                return
         with self._database.writing() as session:
             for job_id in fail_overdue(session):
                 _LOG.warning("failed job %s, which is over a limit of its own", job_id)
@@ -100,10 +111,16 @@ class Rescue:
                     select(Job.pool).where(Job.status == JobStatus.QUEUED).distinct().limit(_BATCH)
                 )
             )
-            if session.scalar(_pending_model()) is not None:
+            pools |= set(session.scalars(_pools_of_exports()))
+            if session.scalar(_pending_model()) or session.scalar(_unchecked_file()):
                 pools.add(self._settings.worker_pool)
         for pool in pools:
             self._bell.ring(pool)
+
+    def _hide_expired_files(self) -> None:
+        """By itself, so that the purge sees every job that was made of one in time."""
+        with self._database.writing() as session:
+            hide_expired(session)
 
     def _purge_files(self) -> None:
         """Delete the bytes of hidden files that no open job refers to."""
@@ -118,19 +135,66 @@ class Rescue:
         for file in files:
             self._store.delete(file.artifact_key)
 
+    def _purge_uploads(self) -> None:
+        """Delete the parts of uploads that are over, those of an upload that has expired too."""
+        with self._database.writing() as session:
+            finished = uploads.take_finished(session, _BATCH)
+        for upload in finished:
+            self._delete_below(uploads.prefix(upload.id), keep=set())
+
     def _purge_checkpoints(self) -> None:
-        """Delete the bytes of hidden checkpoints, one lease after they were hidden."""
+        """Delete the bytes of hidden checkpoints, one lease after they were hidden.
+
+        Not of those that a job starts from, nor if its adapter is of no use without them, nor of
+        those that are still to be exported.
+        """
+        needed = select(Job.id).where(
+            Job.start_checkpoint_id == Checkpoint.id, Job.status.not_in(_GAVE_NOTHING)
+        )
+        exported = select(Export.id).where(
+            Export.checkpoint_id == Checkpoint.id, Export.status.in_(OPEN_EXPORT)
+        )
         with self._database.writing() as session:
             at = now(session)
             query = select(Checkpoint).where(
                 Checkpoint.deleted_at < at - self._settings.lease_seconds,
                 Checkpoint.purged_at.is_(None),
+                ~needed.exists(),
+                ~exported.exists(),
             )
             checkpoints = list(session.scalars(query.limit(_BATCH)))
             for checkpoint in checkpoints:
                 checkpoint.purged_at = at
         for checkpoint in checkpoints:
             self._delete_below(f"{checkpoint.key_prefix}/", keep=set())
+
+    def _purge_exports(self) -> None:
+        """Delete the files of deleted exports."""
+        with self._database.writing() as session:
+            query = select(Export).where(Export.deleted_at.is_not(None), Export.purged_at.is_(None))
+            exports = list(session.scalars(query.limit(_BATCH)))
+            for export in exports:
+                export.purged_at = now(session)
+        for export in exports:
+            if export.artifact_key is not None:
+                self._store.delete(export.artifact_key)
+
+    def _clean_runs_of_exports(self) -> None:
+        """As `_clean_ended_runs`, of those that made an export."""
+        with self._database.writing() as session:
+            at = now(session)
+            ended = select(Run, Export.artifact_key).join(Export, Export.id == Run.export_id)
+            query = ended.where(
+                Run.ended_at < at - self._settings.lease_seconds,
+                Run.cleaned_at.is_(None),
+                Run.export_id.is_not(None),
+            )
+            found = [(run, key) for run, key in session.execute(query.limit(_BATCH))]
+            for run, _ in found:
+                run.cleaned_at = at
+        for run, key in found:
+            prefix = f"exports/{run.export_id}/attempt-{run.attempt}/"
+            self._delete_below(prefix, keep=set() if key is None else {key})
 
     def _clean_ended_runs(self) -> None:
         """Delete what a run has stored and no row names: it ended between upload and commit."""
@@ -147,6 +211,11 @@ class Rescue:
                 run.cleaned_at = at
         for run in runs:
             self._delete_below(f"jobs/{run.job_id}/attempt-{run.attempt}/", keep=named[run.id])
+
+    def _forget_what_is_past(self) -> None:
+        with self._database.writing() as session:
+            creations.forget_old(session)
+            webhooks.forget_old(session)
 
     def _delete_below(self, prefix: str, *, keep: set[str]) -> None:
         for key in list(self._store.keys(prefix)):
@@ -175,6 +244,16 @@ class _Clock:
         return monotonic - self._quiet_since >= self._lease_seconds
 
 
+def _pools_of_exports() -> Select[str]:
+    waiting = select(Export.pool).where(Export.status == ExportStatus.QUEUED)
+    return waiting.distinct().limit(_BATCH)
+
+
+def _unchecked_file() -> Select[str]:
+    unchecked = (File.status == FileStatus.UPLOADED, File.purged_at.is_(None))
+    return select(File.id).where(*unchecked).limit(1)
+
+
 def _pending_model() -> Select[str]:
     return select(Model.id).where(Model.status == PENDING, Model.removed_at.is_(None)).limit(1)
 
@@ -193,4 +272,9 @@ def _named_keys(session: Session, run: Run) -> set[str]:
         for checkpoint in checkpoints
         for entry in checkpoint.manifest["files"]
     }
-    return files | set(artifacts)
+    results = session.scalars(
+        select(File.artifact_key)
+        .join(Job, Job.result_file_id == File.id)
+        .where(Job.id == run.job_id, File.purged_at.is_(None))
+    )
+    return files | set(artifacts) | set(results)

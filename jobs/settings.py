@@ -12,6 +12,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import (
     Field,
+    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     ValidationError,
@@ -21,6 +22,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 _PREFIX = "TUNESMITH_"
+_HTTP = re.compile(r"https?://[^/@\s]+(/[^@\s]*)?$")
 _DATABASE = re.compile(r"(sqlite|postgresql)(\+\w+)?://")
 
 
@@ -41,9 +43,23 @@ class Settings(BaseSettings):
     )
 
     max_upload_bytes: PositiveInt = 8 << 30
+    max_part_bytes: PositiveInt = Field(64 << 20, description="Of one part of an upload.")
+    upload_seconds: PositiveFloat = Field(
+        3600, description="Time to complete an upload in parts; then its parts go."
+    )
     max_line_bytes: PositiveInt = 4 << 20
+    prepared_max_bytes: NonNegativeInt = Field(
+        20 << 30, description="Of prepared data that this host's jobs share; 0: each keeps its own."
+    )
     max_body_bytes: PositiveInt = 1 << 20
     max_row_errors: PositiveInt = 100
+    check_memory_bytes: PositiveInt = Field(
+        4 << 30, description="For the process that checks a file which is not JSON Lines."
+    )
+    check_cpu_seconds: PositiveInt = 3600
+    max_streams: PositiveInt = Field(
+        2000, description="Streams and followed logs that one API process serves at once."
+    )
 
     heartbeat_seconds: PositiveFloat = 10
     lease_seconds: PositiveFloat = 60
@@ -59,9 +75,42 @@ class Settings(BaseSettings):
         20, description="Lost hosts and drains a job may live through."
     )
 
+    webhook_allow_private: bool = Field(
+        default=False, description="Webhooks may go to private addresses, and over plain http."
+    )
+    webhook_pause_seconds: PositiveFloat = Field(
+        5, description="Before an undelivered webhook is tried again; doubled each time."
+    )
+    webhook_max_seconds: PositiveFloat = Field(
+        3 * 24 * 3600, description="How long an undelivered webhook is tried."
+    )
+
     worker_pool: str = "default"
     worker_gpus: int | None = Field(None, description="GPUs to offer; None: all that are seen.")
+    warm_start: bool = Field(
+        default=True,
+        description="Have a process with its libraries loaded stand by for each idle slot.",
+    )
+    warm_start_free_bytes: PositiveInt = Field(
+        4 << 30, description="Memory that must be available for that; one process takes 0.4 GB."
+    )
     hub_token: str | None = Field(None, description="The worker's own token for gated base models.")
+    hub_push_token: str | None = Field(
+        None, description="The worker's own token that exports are pushed with; None: none are."
+    )
+    light_export_bytes: NonNegativeInt = Field(
+        4 << 30, description="Of a base model: what is made of a larger one waits for the CPU."
+    )
+    wandb_api_key: str | None = Field(
+        None, description="The worker's own key for jobs that ask for wandb; None: written offline."
+    )
+    wandb_base_url: str | None = Field(None, description="Of a W&B server of one's own.")
+    mlflow_tracking_uri: str | None = Field(
+        None, description="The MLflow server for jobs that ask for mlflow; None: written to files."
+    )
+    mlflow_tracking_token: str | None = Field(None, description="The worker's own, at that server.")
+    mlflow_tracking_username: str | None = Field(None, description="Instead of a token.")
+    mlflow_tracking_password: str | None = Field(None, description="Beside the user's name.")
 
     @field_validator("allowed_hosts", mode="before")
     @classmethod
@@ -86,11 +135,33 @@ class Settings(BaseSettings):
             raise ValueError("should be empty, or begin with sqlite:// or postgresql+psycopg://")
         return url
 
+    @field_validator("mlflow_tracking_uri")
+    @classmethod
+    def _server_without_secrets(cls, uri: str | None) -> str | None:
+        if uri and not _HTTP.match(uri):
+            raise ValueError(
+                "should begin with http:// or https://, without a user or password in it: those "
+                "are settings of their own"
+            )
+        return uri or None
+
     @model_validator(mode="after")
     def _lease_outlives_heartbeats(self) -> Self:
         if self.lease_seconds < 3 * self.heartbeat_seconds:
             raise ValueError("lease_seconds must be at least three times heartbeat_seconds")
         return self
+
+    @property
+    def worker_secrets(self) -> tuple[str, ...]:
+        """What no stored word of a run may hold."""
+        known = (
+            self.hub_token,
+            self.hub_push_token,
+            self.wandb_api_key,
+            self.mlflow_tracking_token,
+            self.mlflow_tracking_password,
+        )
+        return tuple(secret for secret in known if secret)
 
     @property
     def resolved_database_url(self) -> str:
@@ -114,6 +185,10 @@ class Settings(BaseSettings):
     def server_file(self) -> Path:
         """Where `tunesmith serve` writes its URL, for the CLI beside it."""
         return self.data_dir / "server.json"
+
+    @property
+    def prepared_folder(self) -> Path:
+        return self.data_dir.resolve() / "prepared"
 
     @property
     def runs_folder(self) -> Path:

@@ -20,7 +20,11 @@ class JobStatus(StrEnum):
 
 
 class Intent(StrEnum):
-    """What was asked of a running job and has not happened yet."""
+    """What was asked of a job and has not happened yet.
+
+    `pause` is for a running job; `stop` (end with what is trained) outlives a run that ended
+    before it could, so a queued job may have it, too.
+    """
 
     PAUSE = "pause"
     STOP = "stop"
@@ -31,6 +35,8 @@ class RunKind(StrEnum):
 
     TRAIN = "train"
     INSPECT = "inspect"
+    CHECK = "check"
+    EXPORT = "export"
 
 
 class RunOutcome(StrEnum):
@@ -48,12 +54,41 @@ class RunOutcome(StrEnum):
     CANCELLED = "cancelled"
 
 
+class UploadStatus(StrEnum):
+    """Where an upload in parts stands; OpenAI's words."""
+
+    PENDING = "pending"
+    COMPLETED = "completed"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+
+
+class FileStatus(StrEnum):
+    """Where an uploaded file stands; OpenAI's words. `uploaded`: it is still to be checked."""
+
+    UPLOADED = "uploaded"
+    PROCESSED = "processed"
+    ERROR = "error"
+
+
+class ExportStatus(StrEnum):
+    """Where an export of a job stands, in the words of a job."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+OPEN_EXPORT = frozenset({ExportStatus.QUEUED, ExportStatus.RUNNING})
+
 _S = JobStatus
 MOVES: Mapping[JobStatus, frozenset[JobStatus]] = {
-    _S.VALIDATING_FILES: frozenset({_S.QUEUED, _S.FAILED, _S.CANCELLED}),
+    _S.VALIDATING_FILES: frozenset({_S.QUEUED, _S.PAUSED, _S.FAILED, _S.CANCELLED}),
     _S.QUEUED: frozenset({_S.RUNNING, _S.PAUSED, _S.FAILED, _S.CANCELLED}),
     _S.RUNNING: frozenset({_S.QUEUED, _S.PAUSED, _S.SUCCEEDED, _S.FAILED, _S.CANCELLED}),
-    _S.PAUSED: frozenset({_S.QUEUED, _S.FAILED, _S.CANCELLED}),
+    _S.PAUSED: frozenset({_S.QUEUED, _S.VALIDATING_FILES, _S.FAILED, _S.CANCELLED}),
     _S.SUCCEEDED: frozenset(),
     _S.FAILED: frozenset(),
     _S.CANCELLED: frozenset(),

@@ -25,12 +25,15 @@ from sqlalchemy.engine import make_url
 
 _NUMBERS = itertools.count()
 _PATIENCE_SECONDS = 30
-_POSTGRES_SETTINGS = ("listen_addresses=", "fsync=off", "max_connections=300")
+_POSTGRES_SETTINGS = ("listen_addresses=", "max_connections=300")
 
 
 @contextmanager
-def postgres_server() -> Iterator[str]:
-    """A PostgreSQL server on a socket of its own; yields the URL of an empty database."""
+def postgres_server(*, durable: bool = False) -> Iterator[str]:
+    """A PostgreSQL server on a socket of its own; yields the URL of an empty database.
+
+    Only a durable one waits for the disk.
+    """
     with _folder() as folder:
         programs = _postgres_programs(folder)
         user = "nobody" if os.geteuid() == 0 else None
@@ -40,7 +43,8 @@ def postgres_server() -> Iterator[str]:
         subprocess.run(
             [*initdb, "--no-sync"], check=True, user=user, cwd=folder, stdout=subprocess.DEVNULL
         )
-        options = [word for setting in _POSTGRES_SETTINGS for word in ("-c", setting)]
+        settings = (*_POSTGRES_SETTINGS, f"fsync={'on' if durable else 'off'}")
+        options = [word for setting in settings for word in ("-c", setting)]
         command = [programs / "postgres", "-D", data, "-k", folder, *options]
         with _running(command, folder, user=user, stop_signal=signal.SIGINT) as process:
             _wait_for(lambda: psycopg.connect(_dsn(folder)).close(), process, folder)

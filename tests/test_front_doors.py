@@ -21,8 +21,8 @@ from tests.worker.deployment import Deployment
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("api", "cli", "jobs", "migrations", "training", "worker")
 HEAVY = {
-    *("accelerate", "bitsandbytes", "datasets", "numpy", "peft", "safetensors", "tokenizers"),
-    *("torch", "transformers"),
+    *("accelerate", "bitsandbytes", "datasets", "numpy", "peft", "pyarrow", "safetensors"),
+    *("tokenizers", "torch", "transformers"),
 }
 MAX_PEAK_KILOBYTES = 150_000_000 // 1024
 _PATIENCE_SECONDS = 60

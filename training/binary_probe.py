@@ -19,7 +19,7 @@ _MAGIC = {
 }
 _CONTROL_BYTES = bytes({*range(32), 127} - {*b"\t\n\v\f\r\x1b"})
 _MIN_JUDGED_BYTES = 16
-_HEAD_BYTES = 1024
+HEAD_BYTES = 1024
 
 
 class BinaryProbe:
@@ -30,23 +30,25 @@ class BinaryProbe:
 
     def feed(self, chunk: bytes) -> str | None:
         """The kind of a binary file, such as `gzip`, once its head is there; else None."""
-        missing = _HEAD_BYTES - len(self._head)
+        missing = HEAD_BYTES - len(self._head)
         if not missing:
             return None
         self._head += chunk[:missing]
-        return _binary_kind(bytes(self._head)) if len(self._head) == _HEAD_BYTES else None
+        return binary_kind(bytes(self._head)) if len(self._head) == HEAD_BYTES else None
 
     def finish(self) -> str | None:
         """The same for a file that is shorter than a head."""
-        return _binary_kind(bytes(self._head)) if len(self._head) < _HEAD_BYTES else None
+        return binary_kind(bytes(self._head)) if len(self._head) < HEAD_BYTES else None
 
     @property
     def saw_anything(self) -> bool:
         return bool(self._head)
 
 
-def _binary_kind(head: bytes) -> str | None:
-    """By its magic number, or because more than a tenth of it are control characters.
+def binary_kind(head: bytes) -> str | None:
+    """What a file with this head is, if it is no text.
+
+    By its magic number, or because more than a tenth of it are control characters.
 
     A stray control character, or a very short file, is the business of the row it stands in.
     """

@@ -1,9 +1,10 @@
 """What happens between steps: when to measure, save and stop, and what is told meanwhile."""
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -16,12 +17,11 @@ from transformers import (
 )
 
 from training.adapters import Trainable
-from training.config import ReportingConfig
 from training.context import RunContext
 from training.encoding import Encoder
 from training.events import Progress, Sample
-from training.ledger import Ledger, Numbers
-from training.run_directory import RunDirectory
+from training.failures import RunError
+from training.ledger import Ledger
 
 _RECENT_STEPS = 20
 
@@ -54,6 +54,21 @@ class Pace:
         return max(sum(seconds for seconds, _ in self._steps), 1e-9)
 
 
+def is_worth_keeping(args: TrainingArguments, step: int) -> bool:
+    """Whether the model has changed by now: the first step of a warm-up has a rate of 0."""
+    return step > (1 if args.warmup_steps else 0)
+
+
+class Beginning(TrainerCallback):
+    """Does something when the model is ready to be trained."""
+
+    def __init__(self, action: Callable[[], None]) -> None:
+        self._action = action
+
+    def on_train_begin(self, *_args: object, **_kwargs: object) -> None:
+        self._action()
+
+
 class Flow(TrainerCallback):
     """Decides at every step boundary what follows, and tells how far the run is."""
 
@@ -73,9 +88,13 @@ class Flow(TrainerCallback):
         control: TrainerControl,
         **_kwargs: object,
     ) -> None:
+        self._ledger.close_step(self._context.crew.total)
+        if not math.isfinite(self._ledger.loss_sum):
+            raise _nan_loss(state.global_step)
         self._pace.end(self._ledger.trained_tokens)
         is_last = state.global_step >= args.max_steps
         self._ledger.is_done = is_last
+        self._context.stop.can_keep = is_worth_keeping(args, state.global_step)
         every = self._context.config.evaluation.eval_steps
         control.should_evaluate = self._evaluates and (is_last or state.global_step % every == 0)
         control.should_log |= is_last
@@ -84,10 +103,11 @@ class Flow(TrainerCallback):
 
     def _heed_stop(self, control: TrainerControl) -> None:
         stop = self._context.stop
-        if stop.reason is None:
+        if stop.look() is None:
             return
         control.should_training_stop = True
         control.should_save = stop.saves
+        control.should_log |= stop.reason == "stop"
         # What is due now is measured by whoever goes on from the checkpoint.
         self._ledger.evaluation_due = control.should_evaluate
         control.should_evaluate = False
@@ -119,7 +139,7 @@ class Sampling:
         was_training = model.training
         model.eval()
         for prompt in settings.sample_prompts:
-            if context.stop.reason is not None:
+            if context.stop.look() is not None:
                 break
             text = self._complete(model, prompt, settings.sample_max_new_tokens)
             context.reporter.emit(Sample(step=step, prompt=prompt, completion=text))
@@ -141,27 +161,17 @@ class Sampling:
             pad_token_id=self._tokenizer.pad_token_id,
             use_cache=True,
         )
-        new_ids_T = answer_1T[0, ids_1T.shape[1] :]
+        # A decoder of its own begins with a token that stands for the beginning of an answer.
+        num_given = 1 if model.config.is_encoder_decoder else ids_1T.shape[1]
+        new_ids_T = answer_1T[0, num_given:]
         return str(self._tokenizer.decode(new_ids_T, skip_special_tokens=True))
 
 
-class Tracker:
-    """TensorBoard files in the run directory, if they are asked for."""
-
-    def __init__(self, directory: RunDirectory, config: ReportingConfig) -> None:
-        self._folder = directory.tensorboard if "tensorboard" in config.report_to else None
-        self._writer: Any = None
-
-    def write(self, step: int, numbers: Numbers) -> None:
-        if self._folder is None:
-            return
-        if self._writer is None:
-            from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 - takes a second
-
-            # Earlier attempts' points from this step on are void.
-            self._writer = SummaryWriter(self._folder, purge_step=step)
-        for name, value in numbers.items():
-            if value is not None:
-                group = "valid" if "valid" in name else "train"
-                self._writer.add_scalar(f"{group}/{name}", value, step)
-        self._writer.flush()
+def _nan_loss(step: int) -> RunError:
+    return RunError(
+        "nan_loss",
+        f"The loss is not a finite number at step {step}.",
+        fault="spec",
+        param="training.optimization.learning_rate",
+        remedy="Lower the learning rate, warm up longer, or use bfloat16 or float32.",
+    )

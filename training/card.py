@@ -9,12 +9,18 @@ from dataclasses import dataclass
 from training.config import TrainingConfig
 from training.ledger import Numbers
 
+_ROOM = """\
+if len(tokenizer) > base.get_input_embeddings().num_embeddings:
+    base.resize_token_embeddings(len(tokenizer))
+"""
+
 
 @dataclass(frozen=True)
 class Card:
     """The facts of a card.
 
     Attributes:
+        start: The adapter that training went on from.
         config: Resolved.
         data_in_words: What the training data was, in a sentence or two.
         metrics: The last value of every metric.
@@ -22,11 +28,13 @@ class Card:
 
     name: str
     base_model: str
+    start: str | None
     config: TrainingConfig
     seed: int
     num_steps: int
     data_in_words: str
     metrics: Numbers
+    has_encoder: bool = False
 
     def in_markdown(self) -> str:
         return f"{self._header()}\n{self._body()}"
@@ -37,16 +45,11 @@ class Card:
 
     def _header(self) -> str:
         tags = ["tunesmith", "lora", "sft"] if self._is_adapter else ["tunesmith", "sft"]
-        library = "peft" if self._is_adapter else "transformers"
-        # JSON strings are YAML strings, whatever a name holds.
-        return (
-            f"---\nbase_model: {json.dumps(self.base_model)}\nlibrary_name: {library}\n"
-            f"pipeline_tag: text-generation\ntags: {json.dumps(tags)}\n---\n"
-        )
+        return front_matter(self.base_model, "peft" if self._is_adapter else "transformers", tags)
 
     def _body(self) -> str:
         return (
-            f"# {self.name}\n\n{self._method()} of `{self.base_model}`, "
+            f"# {self.name}\n\n{self._method()} of `{self.base_model}`{self._going_on()}, "
             f"{self.num_steps} steps, seed {self.seed}.\n\n"
             f"## Data\n\n{self.data_in_words}\n\n"
             f"## Results\n\n{self._results()}\n\n"
@@ -62,6 +65,9 @@ class Card:
             return "LoRA fine-tuning"
         return f"LoRA fine-tuning on {quantization.bits}-bit weights"
 
+    def _going_on(self) -> str:
+        return "" if self.start is None else f", going on from `{self.start}`"
+
     def _results(self) -> str:
         rows = [
             f"| {name} | {value:.6g} |" for name, value in self.metrics.items() if value is not None
@@ -69,19 +75,38 @@ class Card:
         return "\n".join(["| metric | last value |", "|---|---|", *rows])
 
     def _usage(self) -> str:
+        loader = "AutoModelForSeq2SeqLM" if self.has_encoder else "AutoModelForCausalLM"
         if not self._is_adapter:
             return (
-                "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+                f"from transformers import {loader}, AutoTokenizer\n\n"
                 "tokenizer = AutoTokenizer.from_pretrained(FOLDER)\n"
-                "model = AutoModelForCausalLM.from_pretrained(FOLDER)"
+                f"model = {loader}.from_pretrained(FOLDER)"
             )
         return (
             "from peft import PeftModel\n"
-            "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+            f"from transformers import {loader}, AutoTokenizer\n\n"
             "tokenizer = AutoTokenizer.from_pretrained(FOLDER)\n"
-            "base = AutoModelForCausalLM.from_pretrained(BASE_MODEL_FOLDER)\n"
+            f"base = {loader}.from_pretrained(BASE_MODEL_FOLDER)\n"
+            f"{_ROOM if self._adds_tokens else ''}"
             "model = PeftModel.from_pretrained(base, FOLDER)"
         )
 
+    @property
+    def _adds_tokens(self) -> bool:
+        return bool(self.config.model.add_tokens or self.config.model.add_special_tokens)
+
     def _configuration(self) -> str:
-        return self.config.model_dump_json(indent=2, exclude={"evaluation": {"sample_prompts"}})
+        return shown(self.config)
+
+
+def front_matter(base_model: str, library: str, tags: list[str]) -> str:
+    """What a hub reads of a card; JSON strings are YAML strings, whatever a name holds."""
+    return (
+        f"---\nbase_model: {json.dumps(base_model)}\nlibrary_name: {library}\n"
+        f"pipeline_tag: text-generation\ntags: {json.dumps(tags)}\n---\n"
+    )
+
+
+def shown(config: TrainingConfig) -> str:
+    """A configuration without what its owner may have put into it of other people's words."""
+    return config.model_dump_json(indent=2, exclude={"evaluation": {"sample_prompts"}})

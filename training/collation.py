@@ -1,27 +1,45 @@
 """Batches for the model, under the names of transformers.
 
-Shapes: B rows (or blocks), T tokens of the longest one.
+Shapes: B rows, T tokens of the longest one, N tokens that take loss, K documents.
 
-    input_ids        [B, T]
-    labels           [B, T]  the token itself where it takes loss, else -100
-    attention_mask   [B, T]  padded batches only
-    position_ids     [B, T]  packed batches only: they restart at 0 with every document
-    num_tokens       []      tokens that are not padding; the trainer's, not the model's
+    input_ids            [B, T]
+    attention_mask       [B, T]  padded batches only
+    position_ids         [B, T]  packed batches only: they restart at 0 with every document
+    cu_seq_lens_q, _k    [K + 1] flash attention only: where each document begins, and the end
+    max_length_q, _k     int     flash attention only: tokens of the longest document
+    targets              [N]     the tokens that take loss
+    places               [N]     where each is predicted: the place before it, among all B·T
+    num_tokens           int     tokens that are not padding
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from training.encoding import Document
+from training.documents import Document
 from training.packing import Block
 
-IGNORED = -100
-Batch = dict[str, Tensor]
+Batch = dict[str, Any]
+"""Tensors, and numbers that the host needs without asking the device."""
+
+
+class Collator(Protocol):
+    """Makes a batch of documents, or of blocks of them."""
+
+    def __call__(self, rows: Sequence[Any], /) -> Batch: ...
+
+
+def on_device(batch: Batch, device: torch.device) -> Batch:
+    return {
+        name: value.to(device) if isinstance(value, Tensor) else value
+        for name, value in batch.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -31,62 +49,87 @@ class PaddedCollator:
     pad_token_id: int
 
     def __call__(self, documents: Sequence[Document]) -> Batch:
-        shape = len(documents), max(map(len, documents))
-        input_ids = np.full(shape, self.pad_token_id, dtype=np.int64)
-        labels = np.full(shape, IGNORED, dtype=np.int64)
-        attention_mask = np.zeros(shape, dtype=np.int64)
-        for row, document in enumerate(documents):
-            length = len(document)
-            input_ids[row, :length] = document.input_ids
-            labels[row, :length] = _labels(document)
-            attention_mask[row, :length] = 1
-        return _tensors(
-            input_ids=input_ids,
-            labels=labels,
-            attention_mask=attention_mask,
-            num_tokens=attention_mask.sum(),
-        )
+        rows = _Rows([[document] for document in documents], self.pad_token_id)
+        lengths = np.asarray([len(document) for document in documents])
+        attention_mask = np.arange(rows.input_ids.shape[1]) < lengths[:, None]
+        return rows.batch(attention_mask=attention_mask.astype(np.int64))
 
 
 @dataclass(frozen=True)
 class PackedCollator:
-    """One block of documents a row and no mask: see `training.packing`.
-
-    Attributes:
-        flatten: All blocks in one row without padding, as flash attention wants it. Elsewhere
-            the mask that the model builds would grow with the square of that row.
-    """
+    """One block of documents a row and no mask, for a model that makes its own of the positions."""
 
     pad_token_id: int
-    flatten: bool
 
     def __call__(self, blocks: Sequence[Block]) -> Batch:
-        if self.flatten:
-            blocks = [[document for block in blocks for document in block]]
-        shape = len(blocks), max(sum(map(len, block)) for block in blocks)
-        input_ids = np.full(shape, self.pad_token_id, dtype=np.int64)
-        labels = np.full(shape, IGNORED, dtype=np.int64)
-        # A padding token at position 0 is a document of its own, which nothing else sees.
-        position_ids = np.zeros(shape, dtype=np.int64)
-        for row, block in enumerate(blocks):
-            start = 0
-            for document in block:
-                place = slice(start, start + len(document))
-                input_ids[row, place] = document.input_ids
-                labels[row, place] = _labels(document)
-                position_ids[row, place] = np.arange(len(document))
-                start = place.stop
-        return _tensors(
-            input_ids=input_ids,
-            labels=labels,
-            position_ids=position_ids,
-            num_tokens=np.int64(sum(len(document) for block in blocks for document in block)),
+        rows = _Rows(blocks, self.pad_token_id)
+        return rows.batch(position_ids=rows.position_ids)
+
+
+@dataclass(frozen=True)
+class FlatCollator:
+    """All documents in one row without padding, for attention that takes each by itself.
+
+    Attributes:
+        tells_lengths: As flash attention wants them, so that it need not ask the device.
+    """
+
+    tells_lengths: bool = False
+
+    def __call__(self, rows: Sequence[Document | Block]) -> Batch:
+        documents = [
+            document for row in rows for document in ([row] if isinstance(row, Document) else row)
+        ]
+        flat = _Rows([documents], 0)
+        return flat.batch(
+            position_ids=flat.position_ids,
+            **(_lengths(documents) if self.tells_lengths else {}),
         )
 
 
-def _labels(document: Document) -> NDArray[np.int64]:
-    return np.where(document.is_target, document.input_ids, IGNORED)
+def _lengths(documents: Sequence[Document]) -> dict[str, Any]:
+    lengths = [len(document) for document in documents]
+    borders = torch.tensor(np.cumsum([0, *lengths]), dtype=torch.int32)
+    longest = max(lengths)
+    return {
+        "cu_seq_lens_q": borders,
+        "cu_seq_lens_k": borders,
+        "max_length_q": longest,
+        "max_length_k": longest,
+    }
 
 
-def _tensors(**arrays: NDArray[np.int64] | np.int64) -> Batch:
-    return {name: torch.as_tensor(array) for name, array in arrays.items()}
+class _Rows:
+    """Documents one after the other in each row, and padding behind the last."""
+
+    def __init__(self, rows: Sequence[Block], pad_token_id: int) -> None:
+        shape = len(rows), max(sum(map(len, row)) for row in rows)
+        self.input_ids = np.full(shape, pad_token_id, dtype=np.int64)
+        # A padding token at position 0 is a document of its own, which nothing else sees.
+        self.position_ids = np.zeros(shape, dtype=np.int64)
+        self._is_target = np.zeros(shape, dtype=np.bool_)
+        self._num_tokens = 0
+        for row, documents in enumerate(rows):
+            borders = np.cumsum([0, *map(len, documents)]).tolist()
+            for document, (start, end) in zip(documents, pairwise(borders), strict=True):
+                self.input_ids[row, start:end] = document.input_ids
+                self.position_ids[row, start:end] = np.arange(end - start)
+                # Nothing predicts the first token of a document.
+                self._is_target[row, start + 1 : end] = document.is_target[1:]
+            self._num_tokens += borders[-1]
+
+    def batch(self, **more: NDArray[np.int64] | Tensor | int) -> Batch:
+        targets = np.flatnonzero(self._is_target)
+        arrays = {
+            "input_ids": self.input_ids,
+            "targets": self.input_ids.reshape(-1)[targets],
+            "places": targets - 1,
+            **more,
+        }
+        return {
+            "num_tokens": self._num_tokens,
+            **{
+                name: torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+                for name, value in arrays.items()
+            },
+        }

@@ -1,11 +1,13 @@
 """What every part of a run needs to know of it; apart, so that no part has to know the others."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from training.config import TrainingConfig
+from training.distributed import Crew
 from training.reporting import Reporter
 from training.run_directory import RunDirectory
 from training.stopping import StopSignal
+from training.trackers import Trackers
 
 
 @dataclass(frozen=True)
@@ -15,6 +17,7 @@ class RunContext:
     Attributes:
         config: Resolved: nothing in it is left to choose.
         attempt: Noted in the manifest of every checkpoint.
+        crew: Who trains together.
     """
 
     directory: RunDirectory
@@ -23,3 +26,5 @@ class RunContext:
     attempt: int
     reporter: Reporter
     stop: StopSignal
+    trackers: Trackers
+    crew: Crew = field(default_factory=Crew)

@@ -1,47 +1,30 @@
-"""From data files to the documents of a run: what is kept, cut, dropped, held out or repeated.
+"""From data files to the documents of a run: what is held out, repeated, left out, and told."""
 
-Every row that does not make it is counted under a reason, and the counts are told.
-"""
-
-import logging
-from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jinja2 import TemplateError
+from numpy.typing import NDArray
 
-from training.config import DataConfig, DatasetSource
-from training.encoding import Document, Encoder
+from training.data_config import DataConfig
+from training.data_counts import HIDDEN_TURN, LEFT_OUT, REFUSED, SEVERAL_TURNS, DataCounts
+from training.documents import Choice, Documents
 from training.failures import RunError
-from training.formats import read_rows
-from training.rows import Row
-from training.templates import HiddenTurnError
+from training.reading import DataReader
+from training.run_spec import DatasetSource
 
-log = logging.getLogger(__name__)
+Places = NDArray[np.int64]
 
-TOO_LONG = "longer than max_length"
-NO_TARGET = "without a token to train on"
-CUT_TO_NOTHING = "nothing to train on after cutting"
-REFUSED = "refused by the chat template"
-HIDDEN_TURN = "assistant's turns not found in the template's text"
-
-
-@dataclass
-class DataCounts:
-    """What became of the rows of one or several files."""
-
-    rows_read: int = 0
-    rows_cut: int = 0
-    dropped: Counter[str] = field(default_factory=Counter)
-    first_lines: dict[str, str] = field(default_factory=dict)
-    """Under each reason to drop rows, where the first one stands and what was said of it."""
-
-    def drop(self, reason: str, row: Row, detail: str) -> None:
-        self.dropped[reason] += 1
-        self.first_lines.setdefault(reason, f"line {row.line}: {detail}")
+_OTHER_TEMPLATE = 'Set training.data.template to "chatml" or "alpaca".'
+_REMEDIES = {
+    HIDDEN_TURN: _OTHER_TEMPLATE,
+    REFUSED: _OTHER_TEMPLATE,
+    LEFT_OUT: (
+        "Choose a model whose own chat template takes tools, with training.data.template at "
+        '"auto", or take tools and tool_calls out of the rows.'
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -52,171 +35,150 @@ class DataPlan:
         train: Trained on; a document of a source of weight 2 stands here twice.
         valid: Held out.
         num_train_rows: Different documents in `train`.
+        num_found: Files that were found prepared, of `num_files`.
+        seconds: What it took to find or prepare them.
     """
 
-    train: list[Document]
-    valid: list[Document]
+    train: Choice
+    valid: Choice
     num_train_rows: int
     counts: DataCounts
-
-    @property
-    def num_tokens(self) -> int:
-        return sum(map(len, self.train))
-
-    @property
-    def num_targets(self) -> int:
-        return sum(document.num_targets for document in self.train)
+    num_files: int
+    num_found: int
+    seconds: float
 
     def as_facts(self) -> dict[str, Any]:
         """The numbers behind `in_words`, for an event."""
         return {
             "rows_read": self.counts.rows_read,
             "rows_cut": self.counts.rows_cut,
-            "rows_dropped": dict(self.counts.dropped),
+            "rows_split": self.counts.rows_split,
+            "rows_dropped": self.counts.dropped,
             "first_dropped": self.counts.first_lines,
             "rows_trained": self.num_train_rows,
             "rows_held_out": len(self.valid),
-            "tokens": self.num_tokens,
-            "target_tokens": self.num_targets,
+            "tokens": self.train.num_tokens,
+            "target_tokens": self.train.num_targets,
         }
+
+    def preparation_in_words(self) -> str:
+        files = "1 file" if self.num_files == 1 else f"{self.num_files} files"
+        if not self.num_found:
+            return f"The data was prepared: {files} in {self.seconds:.2f} s."
+        return f"The data was found prepared: {self.num_found} of {files}, in {self.seconds:.2f} s."
 
     def in_words(self) -> str:
         """One or two sentences on rows and tokens."""
-        share = self.num_targets / max(self.num_tokens, 1)
-        dropped = "; ".join(f"{n} {reason}" for reason, n in self.counts.dropped.items())
+        counts = self.counts
+        tokens, targets = self.train.num_tokens, self.train.num_targets
+        dropped = "; ".join(f"{n} {reason}" for reason, n in counts.dropped.items())
         return (
-            f"{self.counts.rows_read} rows read: {self.num_train_rows} to train on, "
-            f"{len(self.valid)} held out, {self.counts.dropped.total()} dropped"
-            f"{f' ({dropped})' if dropped else ''}, {self.counts.rows_cut} cut. "
-            f"{self.num_tokens:,} tokens, of which {self.num_targets:,} ({share:.0%}) are trained."
+            f"{counts.rows_read} rows read: {self.num_train_rows} to train on, "
+            f"{len(self.valid)} held out, {counts.num_dropped} dropped"
+            f"{f' ({dropped})' if dropped else ''}, {counts.rows_cut} cut"
+            f"{f', {counts.rows_split} split' if counts.rows_split else ''}. "
+            f"{tokens:,} tokens, of which {targets:,} ({targets / max(tokens, 1):.0%}) are trained."
         )
-
-
-class DataReader:
-    """Reads files of rows as documents, and counts.
-
-    Args:
-        encoder: Turns a row into tokens.
-        config: Resolved, so that `max_length` is a number.
-        heartbeat: Called after every row.
-    """
-
-    def __init__(self, encoder: Encoder, config: DataConfig, heartbeat: Callable[[], None]) -> None:
-        self.counts = DataCounts()
-        self._encoder = encoder
-        self._config = config
-        self._heartbeat = heartbeat
-
-    def read(self, source: DatasetSource) -> list[Document]:
-        """The documents of a file's usable rows.
-
-        Raises:
-            training.formats.DataError: A line is not a row of the file's format.
-        """
-        documents = []
-        for row in read_rows(Path(source.path), source.format):
-            self.counts.rows_read += 1
-            document = self._usable(row)
-            if document is not None:
-                documents.append(document)
-            self._heartbeat()
-        return documents
-
-    def _usable(self, row: Row) -> Document | None:
-        try:
-            document = self._encoder.encode(row)
-        except HiddenTurnError as error:
-            self.counts.drop(HIDDEN_TURN, row, str(error))
-            return None
-        except TemplateError as error:
-            self.counts.drop(REFUSED, row, str(error))
-            return None
-        if document.num_targets == 0:
-            self.counts.drop(NO_TARGET, row, "no assistant turn takes loss")
-            return None
-        return self._fitted(row, document)
-
-    def _fitted(self, row: Row, document: Document) -> Document | None:
-        limit = self._config.max_length
-        assert limit is not None, "the configuration is not resolved"
-        if len(document) <= limit:
-            return document
-        if self._config.overlong == "drop":
-            self.counts.drop(TOO_LONG, row, f"{len(document)} tokens, {limit} allowed")
-            return None
-        cut = document.cut(limit)
-        if cut.num_targets == 0:
-            self.counts.drop(CUT_TO_NOTHING, row, f"the answer begins after {limit} tokens")
-            return None
-        self.counts.rows_cut += 1
-        return cut
 
 
 def plan_data(
     reader: DataReader,
     training_files: Sequence[DatasetSource],
     validation_files: Sequence[DatasetSource],
-    *,
-    eval_split: float,
+    config: DataConfig,
     seed: int,
 ) -> DataPlan:
-    """Read every file; hold out `eval_split` of the training rows if no file is given for that.
+    """Read every file; hold out a share of the training rows if no file is given for that.
 
-    Rows are held out before weights repeat them, so that none is on both sides. The same files,
-    settings and seed give the same plan.
+    Rows are held out before weights repeat them, so that none is on both sides; the caps on their
+    numbers come between the two. The same files, settings and seed give the same plan.
 
     Raises:
         RunError: No row is left to train on.
-        training.formats.DataError: A line is not a row of its file's format.
+        training.data_files.DataError: A line is not a row of its file's format.
     """
     rng = np.random.default_rng(seed)
-    share = 0.0 if validation_files else eval_split
-    train: list[Document] = []
-    valid: list[Document] = []
-    num_rows = 0
-    for source in training_files:
-        kept, held_out = _split(reader.read(source), share, rng)
-        train += _weighted(kept, source.weight, rng)
-        valid += held_out
-        num_rows += len(kept)
-    for source in validation_files:
-        valid += reader.read(source)
-    if not train:
-        raise _nothing_left(reader.counts)
-    return DataPlan(train, valid, num_rows, reader.counts)
-
-
-def _split(
-    documents: list[Document], share: float, rng: np.random.Generator
-) -> tuple[list[Document], list[Document]]:
-    if not share or len(documents) < 2:
-        return documents, []
-    num_held_out = min(max(1, round(share * len(documents))), len(documents) - 1)
-    held_out = set(rng.permutation(len(documents))[:num_held_out].tolist())
-    return (
-        [document for i, document in enumerate(documents) if i not in held_out],
-        [document for i, document in enumerate(documents) if i in held_out],
+    share = 0.0 if validation_files else config.eval_split
+    sources = (*training_files, *validation_files)
+    prepared = [reader.read(source) for source in sources]
+    counts = DataCounts()
+    for number, each in enumerate(prepared, start=1):
+        counts.add(each.counts, f"file {number}" if len(sources) > 1 else None)
+    parts = tuple(each.documents for each in prepared)
+    kept, held_out = _sides(parts, len(training_files), share, rng)
+    kept, held_out = _capped(kept, config.max_train_rows), _capped(held_out, config.max_eval_rows)
+    weights = [source.weight for source in training_files]
+    train = [_weighted(places, weight, rng) for places, weight in zip(kept, weights, strict=True)]
+    if not sum(map(len, train)):
+        raise _nothing_left(counts)
+    return DataPlan(
+        train=Choice(parts, np.concatenate(train)),
+        valid=Choice(parts, np.concatenate(held_out)),
+        num_train_rows=sum(map(len, kept)),
+        counts=counts,
+        num_files=len(sources),
+        num_found=sum(each.was_found for each in prepared),
+        seconds=sum(each.seconds for each in prepared),
     )
 
 
-def _weighted(documents: list[Document], weight: float, rng: np.random.Generator) -> list[Document]:
+def _sides(
+    parts: Sequence[Documents], num_training: int, share: float, rng: np.random.Generator
+) -> tuple[list[Places], list[Places]]:
+    """The documents of each file that are trained on, and of each those that are held out."""
+    kept, held_out = [], []
+    num_before = 0
+    for number, documents in enumerate(parts):
+        places = np.arange(num_before, num_before + len(documents))
+        num_before += len(documents)
+        if number < num_training:
+            stays, places = _split(places, documents.lines, share, rng)
+            kept.append(stays)
+        held_out.append(places)
+    return kept, held_out
+
+
+def _split(
+    places: Places, lines: NDArray[np.int64], share: float, rng: np.random.Generator
+) -> tuple[Places, Places]:
+    """Those that stay, and a share of the rows that is held out, with all documents of a row."""
+    rows, row_of = np.unique(lines, return_inverse=True)
+    if not share or len(rows) < 2:
+        return places, places[:0]
+    num_held_out = min(max(1, round(share * len(rows))), len(rows) - 1)
+    is_held_out = np.zeros(len(rows), np.bool_)
+    is_held_out[rng.permutation(len(rows))[:num_held_out]] = True
+    return places[~is_held_out[row_of]], places[is_held_out[row_of]]
+
+
+def _capped(files: list[Places], limit: int | None) -> list[Places]:
+    """The first `limit` documents, in the order of the files."""
+    if limit is None:
+        return files
+    capped = []
+    for places in files:
+        capped.append(places[:limit])
+        limit -= len(capped[-1])
+    return capped
+
+
+def _weighted(places: Places, weight: float, rng: np.random.Generator) -> Places:
     """Every document ⌊weight⌋ times, and the rest of the weight as that share of them, drawn."""
     times, rest = divmod(weight, 1)
-    drawn = sorted(rng.permutation(len(documents))[: round(rest * len(documents))].tolist())
-    return documents * int(times) + [documents[i] for i in drawn]
+    drawn = np.sort(rng.permutation(len(places))[: round(rest * len(places))])
+    return np.concatenate([np.tile(places, int(times)), places[drawn]])
 
 
 def _nothing_left(counts: DataCounts) -> RunError:
-    if counts.dropped and counts.dropped[HIDDEN_TURN] + counts.dropped[REFUSED] == (
-        counts.dropped.total()
-    ):
-        reason = HIDDEN_TURN if HIDDEN_TURN in counts.dropped else REFUSED
+    of_template = [reason for reason in _REMEDIES if reason in counts.dropped]
+    if of_template and sum(counts.dropped[r] for r in of_template) == counts.num_dropped:
+        reason = of_template[0]
         return RunError(
             "template_unsupported",
             f"The model's chat template cannot be trained with: {counts.first_lines[reason]}.",
             fault="spec",
             param="training.data.template",
-            remedy='Set training.data.template to "chatml" or "alpaca".',
+            remedy=_REMEDIES[reason],
         )
     reasons = "; ".join(
         f"{number} {reason} ({counts.first_lines[reason]})"
@@ -226,5 +188,9 @@ def _nothing_left(counts: DataCounts) -> RunError:
         "no_target_tokens",
         f"No row is left to train on, of {counts.rows_read} read: {reasons or 'none was found'}.",
         fault="data",
-        remedy="Raise max_length, or give every row an answer that takes loss.",
+        remedy=(
+            "Give every row one question and one answer, or choose a model without an encoder."
+            if counts.dropped.keys() == {SEVERAL_TURNS}
+            else "Raise max_length, or give every row an answer that takes loss."
+        ),
     )

@@ -1,41 +1,54 @@
-"""Rows to tokens: one frozen `Document` per row, with the tokens that take loss.
+"""Rows to tokens: one `Document` per row, with the tokens that take loss."""
 
-Shapes: T tokens of one document.
-"""
-
-from collections.abc import Iterable
-from dataclasses import dataclass
+import hashlib
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
+from jinja2 import TemplateError
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from training.rows import Conversation, Instruction, PromptCompletion, Row
-from training.templates import ChatRenderer, HiddenTurnError, Rendered, TrainOn, as_conversation
+from training.data_counts import HIDDEN_TURN, LEFT_OUT, REFUSED, SEVERAL_TURNS, TOO_LONG
+from training.documents import Document
+from training.layouts import Layout, as_conversation
+from training.rows import Conversation, Instruction, PromptCompletion, Row, Text
+from training.templates import (
+    ChatRenderer,
+    HiddenTurnError,
+    LeftOutError,
+    Rendered,
+    Span,
+    TrainOn,
+)
+from training.tokenization import Ids, Tokens, WholeTokens, tokens_of
 
 
-@dataclass(frozen=True, eq=False)
-class Document:
-    """One row as the model reads it.
+class SeveralTurnsError(ValueError):
+    """A conversation of more turns than the model can be given."""
 
-    Attributes:
-        input_ids: [T] token ids.
-        is_target: [T] whether a token takes loss; never the first, which nothing predicts.
-    """
 
-    input_ids: NDArray[np.int32]
-    is_target: NDArray[np.bool_]
+_REFUSALS: Mapping[type[Exception], str] = {
+    SeveralTurnsError: SEVERAL_TURNS,
+    HiddenTurnError: HIDDEN_TURN,
+    LeftOutError: LEFT_OUT,
+    TemplateError: REFUSED,
+}
+T = TypeVar("T")
 
-    def __len__(self) -> int:
-        return len(self.input_ids)
+_TOKENIZER_FILES = frozenset({".jinja", ".json", ".model", ".tiktoken", ".txt"})
+_CUTS = 4
 
-    @property
-    def num_targets(self) -> int:
-        return int(self.is_target.sum())
 
-    def cut(self, max_length: int) -> "Document":
-        """The first `max_length` tokens; no end of sequence is invented."""
-        return Document(self.input_ids[:max_length], self.is_target[:max_length])
+@dataclass(frozen=True)
+class Refusal:
+    """Why a row cannot be trained on: one of the reasons of `training.data_counts`, and more."""
+
+    reason: str
+    detail: str
 
 
 def _document(input_ids: list[int], is_target: NDArray[np.bool_]) -> Document:
@@ -44,7 +57,7 @@ def _document(input_ids: list[int], is_target: NDArray[np.bool_]) -> Document:
 
 
 class Encoder:
-    """Turns rows of any format into documents for one tokenizer and one template.
+    """Turns rows of any format into documents for one tokenizer and one layout.
 
     Attributes:
         stop_ids: Tokens that end what the model says: of its settings, and of the template.
@@ -53,19 +66,23 @@ class Encoder:
     def __init__(
         self,
         tokenizer: PreTrainedTokenizerBase,
-        template: str | None,
+        layout: Layout,
         *,
         train_on: TrainOn,
-        alpaca: bool,
         stop_ids: Iterable[int],
     ) -> None:
         self._tokenizer = tokenizer
         self._renderer = (
-            None if template is None else ChatRenderer(template, tokenizer.special_tokens_map)
+            None
+            if layout.template is None
+            else ChatRenderer(layout.template, tokenizer.special_tokens_map)
         )
         self._train_on = train_on
-        self._alpaca = alpaca
+        self._layout = layout
+        self._tokens: Tokens = tokens_of(tokenizer)
         self._added = frozenset(tokenizer.get_added_vocab().values())
+        self._blank: dict[int, bool] = {}
+        self._closing: dict[str, set[int]] = {}
         self.stop_ids = {*stop_ids, tokenizer.eos_token_id}
 
     def encode(self, row: Row) -> Document:
@@ -73,15 +90,63 @@ class Encoder:
 
         Raises:
             HiddenTurnError: The template hides where an assistant's turn begins or ends.
+            LeftOutError: The template leaves out tools.
             jinja2.TemplateError: The template refuses the conversation.
         """
         match row:
             case PromptCompletion():
                 return self._concatenated(row)
             case Instruction():
-                return self._chat(as_conversation(row, alpaca=self._alpaca))
+                return self._chat(as_conversation(row, self._layout.merge))
             case Conversation():
                 return self._chat(row)
+            case Text():
+                return self._plain(row)
+
+    def ask_the_tokenizer(self) -> None:
+        """Take no shortcut any more; see `training.tokenization`."""
+        self._tokens = WholeTokens(self._tokenizer.backend_tokenizer)
+
+    def outcome(self, row: Row) -> Document | Refusal:
+        """The document of a row, or why it has none."""
+        return _or_refusal(lambda: self.encode(row))
+
+    def with_shorter_prompt(self, row: Row, max_length: int) -> Document | Refusal:
+        """The document of a row whose prompt is cut at its left until all fits.
+
+        What stays: the beginning of sequence, system messages, the newest turns and the whole of
+        the last answer. Older turns go as wholes, a question and all up to the next one; when one
+        question is left, it loses its beginning.
+        """
+        shorter = _or_refusal(lambda: self._with_shorter_prompt(row, max_length))
+        what_is_kept = f"more than {max_length} tokens without the prompt"
+        return Refusal(TOO_LONG, what_is_kept) if shorter is None else shorter
+
+    def _with_shorter_prompt(self, row: Row, max_length: int) -> Document | None:
+        """None if what may not be cut is too long by itself."""
+        match row:
+            case PromptCompletion():
+                return self._cut_left(row, max_length)
+            case Instruction():
+                return self._shorter(as_conversation(row, self._layout.merge), max_length)
+            case Conversation():
+                return self._shorter(row, max_length)
+            case Text():
+                return None
+
+    def traits(self) -> dict[str, Any]:
+        """All that documents depend on but the rows, in values that JSON can write."""
+        tokenizer, layout = self._tokenizer, self._layout
+        return {
+            "template": layout.template,
+            "merge": layout.merge.__qualname__,
+            "adds_bos": layout.adds_bos,
+            "train_on": self._train_on,
+            "stop_ids": sorted(self.stop_ids),
+            "tokenizer": _files_hash(Path(tokenizer.name_or_path)),
+            "special_tokens": {name: str(x) for name, x in tokenizer.special_tokens_map.items()},
+            "added_tokens": tokenizer.get_added_vocab(),
+        }
 
     def prompt_ids(self, question: str) -> list[int]:
         """The tokens that ask for an answer to `question`, as at inference."""
@@ -90,74 +155,142 @@ class Encoder:
         return self._ids(self._renderer.prompt(question))
 
     def _concatenated(self, row: PromptCompletion) -> Document:
-        """Prompt, completion and end of sequence, cut between the two as at inference."""
+        return self._joined(*self._prompt_and_completion(row))
+
+    def _prompt_and_completion(self, row: PromptCompletion) -> tuple[list[int], list[int]]:
+        """Both as tokens, cut between the two as at inference; the end of sequence included."""
         prompt = self._with_bos(self._ids(row.prompt))
         joint = self._with_bos(self._ids(row.prompt + row.completion))
         splits_cleanly = joint[: len(prompt)] == prompt
         completion = joint[len(prompt) :] if splits_cleanly else self._ids(row.completion)
-        input_ids = [*prompt, *completion, self._tokenizer.eos_token_id]
+        return prompt, [*completion, self._tokenizer.eos_token_id]
+
+    def _joined(self, prompt: list[int], completion: list[int]) -> Document:
+        input_ids = [*prompt, *completion]
         is_target = np.ones(len(input_ids), dtype=np.bool_)
         if self._train_on != "everything":
             is_target[: len(prompt)] = False
         return _document(input_ids, is_target)
 
+    def _cut_left(self, row: PromptCompletion, max_length: int) -> Document | None:
+        prompt, completion = self._prompt_and_completion(row)
+        head = prompt[:1] if self._layout.adds_bos else []
+        num_kept = max_length - len(head) - len(completion)
+        if num_kept < 1:
+            return None
+        return self._joined([*head, *prompt[max(len(head), len(prompt) - num_kept) :]], completion)
+
+    def _plain(self, row: Text) -> Document:
+        """A text and the end of sequence, once; all of it is trained on."""
+        input_ids = self._with_bos(self._ids(row.text))
+        eos = self._tokenizer.eos_token_id
+        if input_ids[-1:] != [eos]:
+            input_ids = [*input_ids, eos]
+        return _document(input_ids, np.ones(len(input_ids), dtype=np.bool_))
+
     def _ids(self, text: str) -> list[int]:
-        ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids: list[int] = self._tokens.ids(text).tolist()
         return ids
 
     def _with_bos(self, ids: list[int]) -> list[int]:
-        """`ids` after the beginning of sequence, once, where this tokenizer writes one."""
+        """`ids` after the beginning of sequence, once, if the layout adds one."""
         bos = self._tokenizer.bos_token_id
-        writes_bos = bos is not None and self._tokenizer("a")["input_ids"][:1] == [bos]
-        return [bos, *ids] if writes_bos and ids[:1] != [bos] else ids
+        return [bos, *ids] if self._layout.adds_bos and ids[:1] != [bos] else ids
 
     def _chat(self, row: Conversation) -> Document:
         assert self._renderer is not None, "conversations need a template"
         rendered = self._renderer.render(row, self._train_on)
         # The template wrote every special token itself.
-        encoding = self._tokenizer(
-            rendered.text, add_special_tokens=False, return_offsets_mapping=True
+        ids, places = self._tokens.with_spans(
+            rendered.text, [(span.start, span.end) for span in rendered.spans]
         )
-        input_ids: list[int] = encoding["input_ids"]
-        offsets = np.asarray(encoding["offset_mapping"]).reshape(-1, 2)
-        is_target = np.zeros(len(input_ids), dtype=np.bool_)
-        if self._train_on == "everything":
-            is_target[:] = True
-        for first, last, takes_loss in self._token_spans(rendered, input_ids, offsets):
-            is_target[first:last] = takes_loss
-        return _document(input_ids, is_target)
+        is_target = np.full(len(ids), self._train_on == "everything")
+        for span, (first, last) in zip(rendered.spans, places, strict=True):
+            is_target[first : self._end(rendered, span, ids, first, last)] = span.takes_loss
+        is_target[:1] = False
+        return Document(ids, is_target)
 
-    def _token_spans(
-        self, rendered: Rendered, input_ids: list[int], offsets: NDArray[np.int64]
-    ) -> Iterable[tuple[int, int, bool]]:
-        """Each turn in whole tokens, from its first to behind the token that closes it."""
-        for span in rendered.spans:
-            first = int(np.searchsorted(offsets[:, 1], span.start, side="right"))
-            last = int(np.searchsorted(offsets[:, 0], span.end, side="left"))
-            if last <= first or input_ids[last - 1] not in self.stop_ids:
-                last = self._closing(rendered, span.tail, input_ids, offsets, last)
-            yield first, last, span.takes_loss
-
-    def _closing(
-        self,
-        rendered: Rendered,
-        tail: str,
-        input_ids: list[int],
-        offsets: NDArray[np.int64],
-        end: int,
-    ) -> int:
-        """The position behind the special token that closes the turn whose text ends at `end`."""
-        position = end
-        while position < len(input_ids) and input_ids[position] not in self._added:
-            if rendered.text[slice(*offsets[position])].strip():
+    def _end(self, rendered: Rendered, span: Span, ids: Ids, first: int, last: int) -> int:
+        """The position behind the special token that closes a turn, which may be its last one."""
+        ends_itself = last > first and ids[last - 1] in self.stop_ids
+        if ends_itself and span.holds_end:
+            return last
+        position = last
+        while position < len(ids) and ids[position] not in self._added:
+            if not self._is_blank(int(ids[position])):
                 break
             position += 1
-        if position < len(input_ids) and input_ids[position] in self._closing_ids(tail):
+        if position < len(ids) and ids[position] in self._closing_ids(span.tail):
             return position + 1
-        if rendered.is_marked and input_ids[end - 1] in self._added:
-            return end
+        if ends_itself or (rendered.is_marked and ids[last - 1] in self._added):
+            return last
         raise HiddenTurnError("the template closes the assistant's turn with no token of its own")
 
+    def _is_blank(self, token: int) -> bool:
+        if token not in self._blank:
+            self._blank[token] = not str(self._tokenizer.decode([token])).strip()
+        return self._blank[token]
+
     def _closing_ids(self, tail: str) -> set[int]:
-        special = [token for token in self._ids(tail) if token in self._added]
-        return {*self.stop_ids, *special[:1]}
+        if tail not in self._closing:
+            special = [token for token in self._ids(tail) if token in self._added]
+            self._closing[tail] = {*self.stop_ids, *special[:1]}
+        return self._closing[tail]
+
+    def _shorter(self, row: Conversation, max_length: int) -> Document | None:
+        """Without its oldest turns, or with a shorter question; see `with_shorter_prompt`."""
+        shorter = list(_without_oldest(row))
+        if not shorter:
+            return None
+        fits = bisect_left(shorter, True, key=lambda each: len(self._chat(each)) <= max_length)
+        if fits < len(shorter):
+            return self._chat(shorter[fits])
+        return self._with_shorter_question(shorter[-1], max_length)
+
+    def _with_shorter_question(self, row: Conversation, max_length: int) -> Document | None:
+        place = next(i for i, message in enumerate(row.messages) if message.role == "user")
+        question = row.messages[place].content or ""
+        offsets = self._tokenizer(question, add_special_tokens=False, return_offsets_mapping=True)[
+            "offset_mapping"
+        ]
+        num_kept = len(offsets)
+        document = self._chat(row)
+        for _ in range(_CUTS):  # tokens that are cut may leave more than they were
+            num_kept -= len(document) - max_length
+            if num_kept < 1:
+                return None
+            rest = replace(row.messages[place], content=question[offsets[-num_kept][0] :])
+            messages = (*row.messages[:place], rest, *row.messages[place + 1 :])
+            document = self._chat(replace(row, messages=messages))
+            if len(document) <= max_length:
+                return document
+        return None
+
+
+def _or_refusal(encode: Callable[[], T]) -> T | Refusal:
+    try:
+        return encode()
+    except tuple(_REFUSALS) as error:
+        reason = next(words for kind, words in _REFUSALS.items() if isinstance(error, kind))
+        return Refusal(reason, str(error))
+
+
+def _without_oldest(row: Conversation) -> Iterator[Conversation]:
+    """`row` beginning at its first question, its second and so on, after its system messages."""
+    messages = row.messages
+    last = max(i for i, message in enumerate(messages) if message.role == "assistant")
+    num_system = next(i for i, message in enumerate(messages) if message.role != "system")
+    for place in range(num_system, last):
+        if messages[place].role == "user":
+            yield replace(row, messages=(*messages[:num_system], *messages[place : last + 1]))
+
+
+def _files_hash(folder: Path) -> str:
+    """Over the files of a model's folder that its tokenizer may be read from."""
+    whole = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.suffix in _TOKENIZER_FILES:
+            with path.open("rb") as file:
+                whole.update(f"{path.name}\0".encode())
+                whole.update(hashlib.file_digest(file, "sha256").digest())
+    return whole.hexdigest()

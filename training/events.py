@@ -4,6 +4,8 @@ The file is the only channel out of the process. The worker relays its whole lin
 a crash cut short has no newline and is not read.
 """
 
+import errno
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +14,17 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 Phase = Literal[
-    "starting", "loading_model", "tokenizing", "training", "evaluating", "saving", "exporting"
+    "starting",
+    "loading_model",
+    "tokenizing",
+    "training",
+    "evaluating",
+    "saving",
+    "exporting",
+    "merging",
+    "converting",
+    "checking",
+    "pushing",
 ]
 Outcome = Literal["succeeded", "failed", "interrupted", "cancelled"]
 Fault = Literal["spec", "data", "resources", "infrastructure"]
@@ -79,13 +91,17 @@ class Sample(_Event):
 
 
 class CheckpointSaved(_Event):
-    """A checkpoint whose manifest is on disk; `name` is its folder in `checkpoints/`."""
+    """A checkpoint whose manifest is on disk; `name` is its folder in `checkpoints/`.
+
+    `best_step` is that of an older or newer one that is to be kept as well.
+    """
 
     type: Literal["checkpoint"] = "checkpoint"
     step: int
     name: str
     bytes: int
     metrics: dict[str, float | int | None] = {}
+    best_step: int | None = None
 
 
 class Rewound(_Event):
@@ -101,6 +117,7 @@ class Finished(_Event):
     type: Literal["finished"] = "finished"
     outcome: Outcome
     step: int = 0
+    stopped_early: bool = False
     trained_tokens: int | None = None
     metrics: dict[str, float | int | None] = {}
     failure: Failure | None = None
@@ -120,7 +137,16 @@ class EventWriter:
         self._file = path.open("ab", buffering=0)
 
     def write(self, event: Event) -> None:
-        self._file.write(event.model_dump_json(exclude_none=True).encode() + b"\n")
+        """Append an event, or nothing of it.
+
+        Raises:
+            OSError: It does not fit on the disk; a later event may.
+        """
+        line = event.model_dump_json(exclude_none=True).encode() + b"\n"
+        end = os.fstat(self._file.fileno()).st_size
+        if self._file.write(line) != len(line):
+            self._file.truncate(end)  # half a line would spoil the next one
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._file.name)
 
     def close(self) -> None:
         self._file.close()

@@ -4,17 +4,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from peft import PeftModel, get_peft_model_state_dict
+from peft import PeftModel
 from safetensors import safe_open
 from safetensors.torch import load_file
-from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from training.adapters import Trainable
 from training.card import Card
-from training.checkpoint import ADAPTER_FILE, write_weights
+from training.checkpoint import ADAPTER_FILE, adapter_state, write_weights
+from training.distributed import Crew
 from training.failures import RunError
-from training.run_directory import complete_folder
 
 _FOREIGN_PREFIXES = ("_orig_mod.", "_fsdp_wrapped_module.")
 
@@ -34,37 +33,43 @@ class Exported:
     card: Card
 
 
-def export(model: Trainable, target: Path, exported: Exported) -> None:
+def export(model: Trainable, target: Path, exported: Exported, crew: Crew) -> None:
     """Write `target` whole: weights, tokenizer, chat template, model card and manifest.
+
+    All processes of the run bring their parts of the weights; the first one writes.
 
     Raises:
         RunError: What was written does not hold what was trained; then nothing is left there.
     """
-    with complete_folder(target) as folder:
+    with crew.complete_folder(target) as folder:
+        if isinstance(model, PeftModel):
+            write_weights(model, folder, keeps=crew.is_first)
+            shapes = _shapes(model)
+        else:
+            shapes = {}
+            _write_model(model, folder, exported.stop_ids, keeps=crew.is_first)
+        if not crew.is_first:
+            return
         if exported.template is not None:
             exported.tokenizer.chat_template = exported.template
         exported.tokenizer.save_pretrained(folder)
-        if isinstance(model, PeftModel):
-            write_weights(model, folder)
-            check_adapter(folder, _shapes(model))
+        if shapes:
+            check_adapter(folder, shapes)
         else:
-            _write_model(model, folder, exported.stop_ids)
             check_model(folder)
         (folder / "README.md").write_text(exported.card.in_markdown(), encoding="utf-8")
 
 
-def _write_model(model: Trainable, folder: Path, stop_ids: frozenset[int]) -> None:
+def _write_model(model: Trainable, folder: Path, stop_ids: frozenset[int], *, keeps: bool) -> None:
     """The model in bfloat16, told to stop at whatever it was taught to stop at."""
     if model.generation_config is not None:
         model.generation_config.eos_token_id = sorted(stop_ids)
     model.config.use_cache = True
-    nn.Module.to(model, torch.bfloat16)
-    write_weights(model, folder)
+    write_weights(model, folder, keeps=keeps, dtype=torch.bfloat16)
 
 
 def _shapes(model: PeftModel) -> dict[str, tuple[int, ...]]:
-    state = get_peft_model_state_dict(model, save_embedding_layers=False)
-    return {name: tuple(tensor.shape) for name, tensor in state.items()}
+    return {name: tuple(tensor.shape) for name, tensor in adapter_state(model).items()}
 
 
 def check_adapter(folder: Path, expected: dict[str, tuple[int, ...]]) -> None:

@@ -1,10 +1,14 @@
 """What is known of a base model without loading it, and what a configuration may ask of it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 
 from pydantic import BaseModel, ConfigDict
 
 from training.config import TrainingConfig
+from training.data_config import DataConfig, FormatName
+from training.layout_fit import Kind, layout_misfits
+from training.targets import Misfit, Subject, target_misfits
+from training.weight_names import WeightGroup, listed
 
 
 class ModelFacts(BaseModel):
@@ -20,19 +24,17 @@ class ModelFacts(BaseModel):
     """Leaf names of the linear layers a LoRA adapter can target, e.g. `q_proj`."""
     module_names: tuple[str, ...]
     """Leaf names of every module with weights, for `modules_to_save`."""
+    weights: tuple[WeightGroup, ...] = ()
+    """Every weight of the model in memory, whose names its files need not have. Empty in facts
+    of before it was noted: then names are looked for among the leaf names."""
+    taken_names: tuple[str, ...] = ()
+    """Names of linear layers that PEFT takes for parts of this architecture's experts."""
     tie_word_embeddings: bool
     has_chat_template: bool
+    is_encoder_decoder: bool = False
     bytes: int
     sha256: str
     """Hash over the names and hashes of the folder's files: the identity a job is pinned to."""
-
-
-class Misfit(BaseModel):
-    """One thing a configuration asks of a model that the model does not have."""
-
-    model_config = ConfigDict(frozen=True)
-    param: str
-    message: str
 
 
 def misfits(config: TrainingConfig, facts: ModelFacts) -> Iterator[Misfit]:
@@ -44,6 +46,38 @@ def misfits(config: TrainingConfig, facts: ModelFacts) -> Iterator[Misfit]:
             message=f"max_length {length} is beyond the model's context of "
             f"{facts.context_length} tokens; give {facts.context_length} or less",
         )
+    if facts.weights:
+        subject = Subject(
+            listed(facts.weights),
+            tied=facts.tie_word_embeddings,
+            quantized=config.model.quantization is not None,
+            taken_names=frozenset(facts.taken_names),
+        )
+        yield from target_misfits(config.adapter, subject)
+        yield from _nothing_to_project(config, subject)
+    else:
+        yield from _unknown_leaves(config, facts)
+
+
+def data_misfits(data: DataConfig, facts: ModelFacts, formats: Set[FormatName]) -> Iterator[Misfit]:
+    """Every reason why rows of these formats cannot be written for this model as asked."""
+    kind = Kind(has_encoder=facts.is_encoder_decoder, has_template=facts.has_chat_template)
+    return layout_misfits(data, formats, kind)
+
+
+def _nothing_to_project(config: TrainingConfig, subject: Subject) -> Iterator[Misfit]:
+    """GaLore and APOLLO look for a name anywhere in that of a linear layer."""
+    asked = config.optimization.optim_target_modules or ()
+    linear = [weight.module for weight in subject.linear]
+    for name in () if asked == "all-linear" else asked:
+        if not any(name in module for module in linear):
+            yield Misfit(
+                param="training.optimization.optim_target_modules",
+                message=f"no linear layer of the model has {name!r} in its name",
+            )
+
+
+def _unknown_leaves(config: TrainingConfig, facts: ModelFacts) -> Iterator[Misfit]:
     if config.adapter.target_modules != "all-linear":
         yield from _unknown_modules(
             "target_modules", config.adapter.target_modules, facts.linear_modules

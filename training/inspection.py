@@ -7,17 +7,21 @@ weights, or with code of its own, is refused: opening it would run what somebody
 import hashlib
 import json
 import math
-import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from training.facts import ModelFacts
 from training.failures import RunError
+from training.packages import left_out
+from training.targets import LINEAR
+from training.weight_names import Weight, grouped
 
 _MAX_HEADER_BYTES = 100 << 20
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
-_NOT_LINEAR = re.compile(r"embed|norm|lm_head|wte|wpe|conv")
+RELATIVE_POSITIONS = 1 << 20
+"""Of a model that knows only how far apart two tokens are, as T5: any number, within reason."""
 _CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "n_ctx")
 
 
@@ -35,34 +39,34 @@ def inspect_model(folder: Path) -> ModelFacts:
     Raises:
         RunError: The folder is not one that can be trained, or not one that is safe to open.
     """
-    from transformers import AutoConfig, PreTrainedConfig  # noqa: PLC0415 - takes seconds
-
     check_model_folder(folder)
+    tensors = _tensors(folder)
+    with left_out("bitsandbytes"):  # PEFT imports it if it is there, and it takes longest of all
+        from transformers import AutoConfig, PreTrainedConfig  # noqa: PLC0415 - takes seconds
+
+        from training.weights import taken_names, weights_of  # noqa: PLC0415 - as does this
+
     try:
         config: PreTrainedConfig = AutoConfig.from_pretrained(
             folder, trust_remote_code=False, local_files_only=True
         )
     except (OSError, ValueError, KeyError) as error:
         raise _unusable(f"config.json cannot be used: {_first_line(error)}") from error
-    tensors = _tensors(folder)
     text_config = config.get_text_config()
-    names = [tensor.name for tensor in tensors if tensor.name.endswith(".weight")]
+    weights = weights_of(_without_weights(config))
     return ModelFacts(
         architecture=(config.architectures or ["unknown"])[0],
         model_type=config.model_type,
         num_parameters=sum(math.prod(tensor.shape) for tensor in tensors),
         context_length=context_length(text_config),
         vocab_size=text_config.vocab_size,
-        linear_modules=_leaf_names(
-            tensor.name
-            for tensor in tensors
-            if tensor.name.endswith(".weight")
-            and len(tensor.shape) == 2
-            and not _NOT_LINEAR.search(tensor.name)
-        ),
-        module_names=_leaf_names(names),
+        linear_modules=_leaf_names(w for w in weights if w.kind in LINEAR),
+        module_names=_leaf_names(weights),
+        weights=grouped(weights),
+        taken_names=tuple(sorted(taken_names(config))),
         tie_word_embeddings=bool(text_config.tie_word_embeddings),
         has_chat_template=_has_chat_template(folder),
+        is_encoder_decoder=bool(config.is_encoder_decoder),
         bytes=sum(path.stat().st_size for path in _files(folder)),
         sha256=_identity(folder),
     )
@@ -92,7 +96,11 @@ def check_model_folder(folder: Path) -> None:
 
 def _unusable(reason: str, *, code: str = "model_not_loadable") -> RunError:
     return RunError(
-        code, f"The model cannot be used: {reason}.", fault="infrastructure", param="model"
+        code,
+        f"The model cannot be used: {reason}.",
+        fault="infrastructure",
+        param="model",
+        remedy="Put a whole model there: config.json, tokenizer.json and safetensors weights.",
     )
 
 
@@ -161,8 +169,30 @@ def read_header(path: Path) -> list[TensorHeader]:
     return found
 
 
-def _leaf_names(names: Any) -> tuple[str, ...]:  # noqa: ANN401 - any iterable of names
-    return tuple(sorted({name.split(".")[-2] for name in names if name.count(".") >= 1}))
+def _without_weights(config: Any) -> Any:  # noqa: ANN401 - heavy types
+    """The model of a configuration, on no device, so that it takes no memory.
+
+    Raises:
+        RunError: It is no language model.
+    """
+    import torch  # noqa: PLC0415 - takes seconds
+    from transformers import (  # noqa: PLC0415 - takes seconds
+        AutoModelForCausalLM,
+        AutoModelForSeq2SeqLM,
+    )
+
+    loader = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    try:
+        with torch.device("meta"):
+            return loader.from_config(config)  # type: ignore[no-untyped-call]
+    except (ValueError, ImportError) as error:
+        raise _unusable(
+            f"no language model can be made of its config.json: {_first_line(error)}"
+        ) from error
+
+
+def _leaf_names(weights: Iterable[Weight]) -> tuple[str, ...]:
+    return tuple(sorted({weight.module.rpartition(".")[2] for weight in weights} - {""}))
 
 
 def context_length(config: Any) -> int:  # noqa: ANN401 - each architecture has its own class
@@ -171,6 +201,8 @@ def context_length(config: Any) -> int:  # noqa: ANN401 - each architecture has 
     Raises:
         RunError: The configuration does not say.
     """
+    if hasattr(config, "relative_attention_num_buckets"):
+        return RELATIVE_POSITIONS
     for key in _CONTEXT_KEYS:
         if isinstance(value := getattr(config, key, None), int):
             return value

@@ -23,9 +23,9 @@ BOM = b"\xef\xbb\xbf"
 
 JsonObject = dict[str, Any]
 
-_ONE_OBJECT = 'One whole JSON object per line, such as {"prompt": "…", "completion": "…"}.'
-_FROM_ARRAY = f"{_ONE_OBJECT} An array is converted by: jq -c '.[]' OLD > NEW."
-_UTF8 = "Text in UTF-8; an older file is converted by: iconv -f latin1 -t utf-8 OLD > NEW."
+ONE_OBJECT = 'One whole JSON object per line, such as {"prompt": "…", "completion": "…"}.'
+FROM_ARRAY = f"{ONE_OBJECT} An array is converted by: jq -c '.[]' OLD > NEW."
+ONLY_UTF8 = "Text in UTF-8; an older file is converted by: iconv -f latin1 -t utf-8 OLD > NEW."
 _SHOWN_CHARS = 60
 
 
@@ -113,7 +113,7 @@ def read_object(line: bytes) -> JsonObject:
     values = _read_fast([line])
     value = values[0] if values else read_exactly(line)
     if not isinstance(value, dict):
-        accepted = _FROM_ARRAY if isinstance(value, list) else _ONE_OBJECT
+        accepted = FROM_ARRAY if isinstance(value, list) else ONE_OBJECT
         raise RowProblem(f"the row is {kind(value)}, not an object", accepted)
     return value
 
@@ -212,7 +212,7 @@ def _decoded(line: bytes) -> str:
         return line.decode()
     except UnicodeDecodeError as error:
         reason = f"byte 0x{line[error.start]:02x} (byte {error.start + 1} of the line) is not UTF-8"
-        raise RowProblem(reason, _UTF8, len(line[: error.start].decode()) + 1) from None
+        raise RowProblem(reason, ONLY_UTF8, len(line[: error.start].decode()) + 1) from None
 
 
 def _refuse_deep_nesting(line: bytes) -> None:
@@ -242,7 +242,7 @@ def _refuse_syntax(text: str, error: json.JSONDecodeError) -> NoReturn:
         reason = "a byte order mark that is not at the start of the file"
     else:
         reason = f"not JSON: {message}"
-    accepted = _FROM_ARRAY if text.lstrip().startswith("[") else _ONE_OBJECT
+    accepted = FROM_ARRAY if text.lstrip().startswith("[") else ONE_OBJECT
     raise RowProblem(reason, accepted, error.pos + 1) from None
 
 

@@ -1,63 +1,267 @@
-"""Loss and accuracy, exact per token; logits are made only where a token is predicted.
+"""Loss and accuracy, exact per token; a head is computed only where a token is predicted.
 
-Shapes: B rows, T tokens, K kept positions, N tokens that take loss, V vocabulary.
+There are three ways to the same sums, in the table `HEADS`, the leanest first. `choose_head` takes
+the first that agrees with the last, which is the model as it is.
+
+Shapes: B rows, T tokens, H hidden size, N tokens that take loss, C of them at a time, V vocabulary.
 """
 
-import inspect
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, cast
 
 import torch
-from peft import PeftModel
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
-from training.collation import IGNORED, Batch
+from training.collation import Batch
+
+log = logging.getLogger(__name__)
+
+_CHUNK_BYTES = {True: 32 * 2**20, False: 512 * 2**20}
+"""Of float32 logits at a time, on a CPU and elsewhere: small for a cache, large for a GPU."""
+
+_SAME = 1e-4
+_SAME_ROUNDED = 0.1
+"""Differences of losses and gradients, as shares of them: in float32, and in 16 bits."""
 
 
 @dataclass(frozen=True)
 class TokenTotals:
-    """Sums over the tokens of a batch that take loss.
+    """Sums over the tokens of a batch that take loss; on the model's device, so that none waits.
 
     Attributes:
         loss_sum: [] nats, part of the graph; 0 (still part of it) for a batch without a target.
-        num_correct: Tokens that the model holds for the likeliest.
-        num_targets: Tokens that take loss.
+        num_correct: [] tokens that no other one is likelier than.
     """
 
     loss_sum: Tensor
-    num_correct: int
-    num_targets: int
+    num_correct: Tensor
 
 
-def count_targets(batch: Batch) -> int:
-    """Tokens of a batch that are predicted; the first of a row has nothing before it."""
-    return int((batch["labels"][:, 1:] != IGNORED).sum())
+Head = Callable[[nn.Module, Batch], TokenTotals]
 
 
-def token_totals(model: nn.Module, batch: Batch) -> TokenTotals:
-    """Run `model` on a batch of `training.collation`, without any cache."""
-    inputs = {name: batch[name] for name in _INPUTS if name in batch}
-    labels_BT = batch["labels"][:, 1:]
-    kept_K = (labels_BT != IGNORED).any(dim=0).nonzero().squeeze(1)
-    if not len(kept_K):
-        kept_K = torch.zeros(1, dtype=torch.long, device=labels_BT.device)
-    if _keeps_logits(model):
-        logits_BKV = model(**inputs, use_cache=False, logits_to_keep=kept_K).logits
-    else:
-        logits_BKV = model(**inputs, use_cache=False).logits[:, kept_K]
-    labels_BK = labels_BT[:, kept_K]
-    is_target_BK = labels_BK != IGNORED
-    logits_NV = logits_BKV[is_target_BK].float()
-    labels_N = labels_BK[is_target_BK]
-    return TokenTotals(
-        loss_sum=nn.functional.cross_entropy(logits_NV, labels_N, reduction="sum"),
-        num_correct=int((logits_NV.detach().argmax(dim=1) == labels_N).sum()),
-        num_targets=len(labels_N),
+def streamed_totals(model: nn.Module, batch: Batch) -> TokenTotals:
+    """Through the model's output layer, a few tokens at a time; never all logits at once.
+
+    Raises:
+        UnusualHeadError: The model has no output layer, or does not call it.
+    """
+    head = cast("Any", _causal_model(model)).get_output_embeddings()
+    if head is None:
+        raise UnusualHeadError
+    with _hidden_states(head, batch["places"]) as caught:
+        model(**model_inputs(batch))
+    if len(caught) != 1:
+        raise UnusualHeadError
+    return _summed(caught[0], batch["targets"], head)
+
+
+def selected_totals(model: nn.Module, batch: Batch) -> TokenTotals:
+    """Through the model's own head, with all that it does to logits, on the targets only."""
+    kept_BT = torch.zeros_like(batch["input_ids"], dtype=torch.bool)
+    kept_BT.view(-1)[batch["places"]] = True
+    logits_NV = model(**model_inputs(batch), logits_to_keep=kept_BT).logits
+    return _summed(logits_NV, batch["targets"], None)
+
+
+def whole_totals(model: nn.Module, batch: Batch) -> TokenTotals:
+    """Through the model's own head on every token."""
+    logits_BTV = model(**model_inputs(batch)).logits
+    logits_NV = logits_BTV.flatten(0, 1).index_select(0, batch["places"])
+    return _summed(logits_NV, batch["targets"], None)
+
+
+HEADS: Mapping[str, Head] = MappingProxyType(
+    {"streamed": streamed_totals, "selected": selected_totals, "whole": whole_totals}
+)
+
+
+class UnusualHeadError(Exception):
+    """The model makes its logits in a way of its own."""
+
+
+def choose_head(model: nn.Module, probe: Batch) -> str:
+    """The leanest of `HEADS` whose loss and gradients are those of the plain one on `probe`.
+
+    The output layer is called directly only if its output is the model's, bit by bit: a cap that
+    hardly touches the logits of today would be left out for good.
+    """
+    was_training = model.training
+    model.eval()
+    plain = _loss_and_gradients(whole_totals, model, probe)
+    chosen = next(name for name, head in HEADS.items() if _agrees(head, model, probe, plain))
+    model.train(was_training)
+    return chosen
+
+
+@torch.no_grad()
+def _is_output_of_head(model: nn.Module, probe: Batch) -> bool:
+    head = cast("Any", _causal_model(model)).get_output_embeddings()
+    if head is None:
+        return False
+    seen: list[Tensor] = []
+    hook = head.register_forward_pre_hook(lambda _head, inputs: seen.append(inputs[0]))
+    try:
+        logits_BTV = model(**model_inputs(probe)).logits
+    finally:
+        hook.remove()
+    return len(seen) == 1 and torch.equal(head(seen[0]).to(logits_BTV.dtype), logits_BTV)
+
+
+def trains_the_same(model: nn.Module, probe: Batch, change: Callable[[], object]) -> bool:
+    """Make a change to the model; returns whether its loss and gradients are what they were."""
+    was_training = model.training
+    model.eval()
+    before = _loss_and_gradients(whole_totals, model, probe)
+    change()
+    is_same = _are_same(model, _loss_and_gradients(whole_totals, model, probe), before)
+    model.train(was_training)
+    return is_same
+
+
+def _loss_and_gradients(head: Head, model: nn.Module, probe: Batch) -> list[Tensor]:
+    loss = head(model, probe).loss_sum
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    gradients: Sequence[Tensor | None] = torch.autograd.grad(loss, trained, allow_unused=True)
+    return [loss.detach(), *(part for part in gradients if part is not None)]
+
+
+def _agrees(head: Head, model: nn.Module, probe: Batch, plain: list[Tensor]) -> bool:
+    if head is whole_totals:
+        return True
+    if head is streamed_totals and not _is_output_of_head(model, probe):
+        return False
+    try:
+        found = _loss_and_gradients(head, model, probe)
+    # A head that was not made for this model fails in whatever way it likes.
+    except (UnusualHeadError, AttributeError, IndexError, RuntimeError, TypeError, ValueError):
+        log.debug("a head does not fit the model", exc_info=True)
+        return False
+    return _are_same(model, found, plain)
+
+
+def _are_same(model: nn.Module, found: list[Tensor], plain: list[Tensor]) -> bool:
+    is_exact = next(model.parameters()).dtype == torch.float32
+    allowed = _SAME if is_exact else _SAME_ROUNDED
+    return len(found) == len(plain) and all(
+        bool((one - other).norm() <= allowed * other.norm())
+        for one, other in zip(found, plain, strict=True)
     )
 
 
-_INPUTS = ("input_ids", "attention_mask", "position_ids")
+def _causal_model(model: nn.Module) -> PreTrainedModel:
+    """The language model inside whatever adapts, wraps or shares it."""
+    return next(part for part in model.modules() if isinstance(part, PreTrainedModel))
 
 
-def _keeps_logits(model: nn.Module) -> bool:
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
-    return "logits_to_keep" in inspect.signature(base.forward).parameters
+def model_inputs(batch: Batch) -> dict[str, Any]:
+    return {name: batch[name] for name in _MODEL_INPUTS if name in batch} | {"use_cache": False}
+
+
+_MODEL_INPUTS = (
+    "input_ids",
+    "attention_mask",
+    "decoder_input_ids",
+    "position_ids",
+    "cu_seq_lens_q",
+    "cu_seq_lens_k",
+    "max_length_q",
+    "max_length_k",
+)
+
+
+@contextmanager
+def _hidden_states(head: nn.Module, places_N: Tensor) -> Iterator[list[Tensor]]:
+    """Catches the hidden states [N, H] that `head` is called with, and leaves it nothing to do."""
+    caught = []
+
+    def catch(_head: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        hidden_BTH, *others = inputs
+        caught.append(hidden_BTH.flatten(0, 1).index_select(0, places_N))
+        return hidden_BTH[:, :0], *others
+
+    hook = head.register_forward_pre_hook(catch)
+    try:
+        yield caught
+    finally:
+        hook.remove()
+
+
+def _summed(rows_N: Tensor, targets_N: Tensor, head: nn.Module | None) -> TokenTotals:
+    """Sums of the cross-entropy of `head(rows)`; without a head, the rows are logits."""
+    trained = [part for part in head.parameters() if part.requires_grad] if head else []
+    loss_sum, num_correct = cast("Any", _StreamedLoss).apply(rows_N, targets_N, head, *trained)
+    return TokenTotals(loss_sum, num_correct)
+
+
+class _StreamedLoss(torch.autograd.Function):
+    """Cross-entropy with its gradient made at once, so that logits live for one chunk only."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401 - torch types it without what it has
+        rows_N: Tensor,
+        targets_N: Tensor,
+        head: nn.Module | None,
+        *trained: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        needs_rows, needs_trained = ctx.needs_input_grad[0], any(ctx.needs_input_grad[3:])
+        rows_slope_N = torch.empty_like(rows_N) if needs_rows else None
+        slopes = [torch.zeros_like(parameter) for parameter in trained] if needs_trained else []
+        loss_sum = rows_N.new_zeros((), dtype=torch.float32)
+        num_correct = targets_N.new_zeros(())
+        for chunk in _chunks(rows_N, head):
+            rows_C = rows_N[chunk].detach().requires_grad_(needs_rows)
+            with torch.set_grad_enabled(needs_rows or needs_trained):
+                logits_CV = rows_C.clone() if head is None else head(rows_C)
+            loss, correct, slope_CV = _cross_entropy(logits_CV.detach(), targets_N[chunk])
+            loss_sum += loss
+            num_correct += correct
+            if not logits_CV.requires_grad:
+                continue
+            wanted = [*([rows_C] if needs_rows else []), *(trained if needs_trained else [])]
+            found = list(torch.autograd.grad(logits_CV, wanted, slope_CV))
+            if rows_slope_N is not None:
+                rows_slope_N[chunk] = found.pop(0)
+            for total, part in zip(slopes, found, strict=True):
+                total += part
+        ctx.save_for_backward(rows_slope_N, *slopes)
+        ctx.mark_non_differentiable(num_correct)
+        return loss_sum, num_correct
+
+    @staticmethod
+    def backward(
+        ctx: Any,  # noqa: ANN401
+        loss_slope: Tensor,
+        _correct: Tensor,
+    ) -> tuple[Tensor | None, ...]:
+        rows_slope_N, *slopes = ctx.saved_tensors
+        rows = None if rows_slope_N is None else rows_slope_N * loss_slope
+        return rows, None, None, *(part * loss_slope for part in slopes)
+
+
+def _chunks(rows_N: Tensor, head: nn.Module | None) -> Iterator[slice]:
+    width = rows_N.shape[-1] if head is None else int(getattr(head, "out_features", 2**17))
+    size = max(1, _CHUNK_BYTES[rows_N.device.type == "cpu"] // (4 * width))
+    return (slice(start, start + size) for start in range(0, len(rows_N), size))
+
+
+def _cross_entropy(logits_CV: Tensor, targets_C: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Summed loss, number of hits, and the loss's gradient; the logits are used up."""
+    dtype = logits_CV.dtype
+    scores_CV = logits_CV.float()
+    scores_CV -= scores_CV.amax(dim=1, keepdim=True)
+    target_C1 = targets_C[:, None]
+    score_C1 = scores_CV.gather(1, target_C1)
+    num_correct = (score_C1 == 0).sum()
+    scores_CV.exp_()
+    total_C1 = scores_CV.sum(dim=1, keepdim=True)
+    loss = (total_C1.log() - score_C1).sum()
+    scores_CV /= total_C1
+    scores_CV.scatter_add_(1, target_C1, torch.full_like(score_C1, -1))
+    return loss, num_correct, scores_CV.to(dtype)

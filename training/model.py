@@ -6,12 +6,13 @@ No network, no code from the folder, no pickled weights.
 import importlib.util
 import logging
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
     AutoTokenizer,
     BitsAndBytesConfig,
     GenerationConfig,
@@ -20,9 +21,14 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from training.config import ModelConfig, QuantizationConfig, TrainingConfig
-from training.failures import RunError, invalid_spec
+from training.added_tokens import Vocabulary, extended
+from training.config import TrainingConfig
+from training.distributed import local_rank
+from training.failures import RunError, invalid_spec, shortage
 from training.inspection import check_model_folder
+from training.liger import refused
+from training.model_config import ModelConfig, QuantizationConfig
+from training.parallelism_config import ParallelismConfig
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +41,15 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     Raises:
         RunError: It cannot be read, tells no offsets, or has no end of sequence.
     """
+    return load_vocabulary(folder, ModelConfig()).tokenizer
+
+
+def load_vocabulary(folder: Path, config: ModelConfig) -> Vocabulary:
+    """The tokenizer of a model folder with the tokens that a job adds to it.
+
+    Raises:
+        RunError: As for `load_tokenizer`, which takes it as it is.
+    """
     check_model_folder(folder)
     try:
         tokenizer = AutoTokenizer.from_pretrained(
@@ -44,12 +59,17 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         raise _not_loadable("tokenizer", error) from error
     if not tokenizer.is_fast:
         raise _not_loadable("tokenizer", "it tells no offsets; a tokenizer.json is needed")
+    vocabulary = extended(tokenizer, config)
     if tokenizer.eos_token_id is None:
-        raise _not_loadable("tokenizer", "it has no end-of-sequence token")
+        raise invalid_spec(
+            "The tokenizer has no end-of-sequence token.",
+            param="training.model.add_special_tokens",
+            remedy='Name one, e.g. {"eos_token": "</s>"}: it is added where it is not known.',
+        )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "right"
-    return tokenizer
+    return vocabulary
 
 
 def load_model(folder: Path, config: TrainingConfig) -> PreTrainedModel:
@@ -68,11 +88,31 @@ def load_model(folder: Path, config: TrainingConfig) -> PreTrainedModel:
     options: dict[str, Any] = {"attn_implementation": attention(config.model)}
     if config.model.quantization is not None:
         options["quantization_config"] = _bitsandbytes(config.model.quantization, dtype)
+    model = _from_pretrained(folder, dtype=dtype, **_placement(config.parallelism), **options)
+    model.config.use_cache = False
+    return model
+
+
+def load_plain_model(folder: Path, dtype: torch.dtype | Literal["auto"]) -> PreTrainedModel:
+    """A model as it lies in its folder, on the CPU: nothing quantised, nothing made for training.
+
+    Args:
+        folder: Holds the model.
+        dtype: Of the weights; "auto": as they are stored.
+
+    Raises:
+        RunError: It cannot be read.
+    """
+    check_model_folder(folder)
+    return _from_pretrained(folder, dtype=dtype)
+
+
+def _from_pretrained(folder: Path, **options: Any) -> PreTrainedModel:  # noqa: ANN401
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        loader = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+        return loader.from_pretrained(
             folder,
-            dtype=dtype,
-            device_map={"": _device()},
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=False,
@@ -80,8 +120,6 @@ def load_model(folder: Path, config: TrainingConfig) -> PreTrainedModel:
         )
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise _not_loadable("model", error) from error
-    model.config.use_cache = False
-    return model
 
 
 def computation_dtype(config: ModelConfig) -> torch.dtype:
@@ -132,8 +170,12 @@ def stop_ids(folder: Path, config: PreTrainedConfig) -> set[int]:
     return set(ids) if isinstance(ids, list) else {ids} - {None}
 
 
-def _device() -> str:
-    return "cuda:0" if torch.cuda.is_available() else "cpu"
+def _placement(config: ParallelismConfig) -> dict[str, Any]:
+    """Where to load a whole model; one that is split goes where its parts are made."""
+    if config.splits_the_model:
+        return {}
+    device = f"cuda:{local_rank()}" if torch.cuda.is_available() else "cpu"
+    return {"device_map": {"": device}}
 
 
 def check_device(config: ModelConfig) -> None:
@@ -156,6 +198,8 @@ def check_device(config: ModelConfig) -> None:
             param="training.model.attn_implementation",
             remedy='Set training.model.attn_implementation to "auto".',
         )
+    if config.use_liger_kernel:
+        raise refused("Liger's kernels need a GPU, and this machine has none.")
 
 
 def _bitsandbytes(config: QuantizationConfig, dtype: torch.dtype) -> BitsAndBytesConfig:
@@ -170,10 +214,13 @@ def _bitsandbytes(config: QuantizationConfig, dtype: torch.dtype) -> BitsAndByte
 
 
 def _not_loadable(what: str, reason: Exception | str) -> RunError:
+    if isinstance(reason, Exception) and (found := shortage(reason)) is not None:
+        return RunError.of(found)
     lines = str(reason).strip().splitlines() or [type(reason).__name__]
     return RunError(
         "model_not_loadable",
         f"The {what} cannot be loaded: {lines[0].rstrip('.')}.",
         fault="infrastructure",
         param="model",
+        remedy="Look at the model's files on the worker; what cannot be mended is added anew.",
     )

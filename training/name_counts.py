@@ -13,9 +13,9 @@ class NameCounts:
     def __init__(self) -> None:
         self.counts: dict[str, int] = {}
 
-    def add(self, name: str) -> None:
+    def add(self, name: str, count: int = 1) -> None:
         if name not in self.counts:
             name = shown(name)[1:-1]
         if name not in self.counts and len(self.counts) >= MAX_NAMES:
             name = OTHERS
-        self.counts[name] = self.counts.get(name, 0) + 1
+        self.counts[name] = self.counts.get(name, 0) + count

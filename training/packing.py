@@ -1,101 +1,93 @@
-"""Several documents in one block, kept apart by attention, and the proof that they are.
+"""Several documents in one block; `training.isolation` proves that a model keeps them apart."""
 
-A model of transformers keeps documents apart by itself when their positions restart at 0, but
-only if it is given no attention mask and uses no cache. `check_isolation` asks the loaded model.
-"""
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import overload
 
-import math
-from bisect import bisect_left, insort
-from collections.abc import Sequence
+import numpy as np
+from numpy.typing import NDArray
 
-import torch
-from torch import Tensor, nn
-
-from training.encoding import Document
-from training.failures import invalid_spec
+from training.documents import Document
 
 Block = list[Document]
 
-_NOTHING = 1e-6
-_ROUNDING = 1e-3
-_COARSE_ROUNDING = 0.1
-_PROBE_TOKENS = 12
+
+@dataclass(frozen=True, eq=False)
+class Blocks(Sequence[Block]):
+    """Documents in blocks; M blocks of K documents in all.
+
+    Attributes:
+        order: [K] which document comes next.
+        ends: [M] where each block ends in `order`.
+    """
+
+    documents: Sequence[Document]
+    order: NDArray[np.int64]
+    ends: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    @overload
+    def __getitem__(self, index: int) -> Block: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Block]: ...
+    def __getitem__(self, index: int | slice) -> Block | list[Block]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        index = range(len(self))[index]
+        start = self.ends[index - 1] if index else 0
+        return [self.documents[i] for i in self.order[start : self.ends[index]].tolist()]
+
+    def __iter__(self) -> Iterator[Block]:
+        return (self[i] for i in range(len(self)))
 
 
-def pack(documents: Sequence[Document], max_length: int) -> list[Block]:
+def pack(
+    lengths: NDArray[np.int64], max_length: int, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Best-fit decreasing over the whole set: few blocks of at most `max_length` tokens.
 
-    The longest documents come first, each into the fullest block that still holds it, so that
-    the result depends on nothing but the documents and their order.
+    The longest documents come first, each into the fullest block that still holds it. The seed
+    decides which of equally long documents comes first, and the order of the blocks; nothing else
+    does.
+
+    Returns:
+        `order` and `ends` of `Blocks`.
     """
-    blocks: list[Block] = []
-    spaces: list[tuple[int, int]] = []
-    """Free tokens and number of every block that is not full, sorted."""
-    for document in sorted(documents, key=len, reverse=True):
-        length = len(document)
-        fitting = bisect_left(spaces, (length, 0))
-        if fitting < len(spaces):
-            free, number = spaces.pop(fitting)
+    assert lengths.max(initial=0) <= max_length, "a document is longer than a block"
+    rng = np.random.default_rng(seed)
+    shuffled = rng.permutation(len(lengths))
+    by_length = shuffled[np.argsort(-lengths[shuffled], kind="stable")]
+    block_of = _best_fit(lengths[by_length].tolist(), max_length)
+    num_blocks = int(block_of.max(initial=-1)) + 1
+    rank = rng.permutation(num_blocks)[block_of]
+    order = by_length[np.argsort(rank, kind="stable")]
+    return order, np.cumsum(np.bincount(rank, minlength=num_blocks))
+
+
+def _best_fit(lengths: list[int], max_length: int) -> NDArray[np.int64]:
+    """The block of every document, of lengths that only fall.
+
+    Blocks wait under the space they have left; the bits of one integer tell which spaces there
+    are, so that the smallest that is large enough is found in one step.
+    """
+    with_space: list[list[int]] = [[] for _ in range(max_length + 1)]
+    spaces = 0
+    num_blocks = 0
+    block_of = []
+    for length in lengths:
+        if fitting := spaces >> length:
+            space = length + (fitting & -fitting).bit_length() - 1
+            waiting = with_space[space]
+            block = waiting.pop()
+            if not waiting:
+                spaces ^= 1 << space
         else:
-            free, number = max_length, len(blocks)
-            blocks.append([])
-        blocks[number].append(document)
-        if free > length:
-            insort(spaces, (free - length, number))
-    return blocks
-
-
-def check_isolation(model: nn.Module, vocab_size: int) -> None:
-    """Refuse packing for a model in which one document of a block sees another.
-
-    A made-up document is read alone, behind another one, and behind yet another one. What stands
-    before it must change nothing at all, in any precision; standing elsewhere, only by rounding.
-
-    Raises:
-        RunError: It does more.
-    """
-    generator = torch.Generator().manual_seed(0)
-    shape = (3, _PROBE_TOKENS)
-    ids_T, other_T, another_T = torch.randint(0, vocab_size, shape, generator=generator)
-    alone_TV = _logits(model, [ids_T])
-    behind_TV = _logits(model, [other_T, ids_T])[_PROBE_TOKENS:]
-    behind_another_TV = _logits(model, [another_T, ids_T])[_PROBE_TOKENS:]
-    is_exact = next(model.parameters()).dtype == torch.float32
-    by_place = _difference(behind_TV, alone_TV)
-    by_content = _difference(behind_TV, behind_another_TV)
-    # 8-bit kernels choose their outliers over a whole block.
-    is_coarse = bool(getattr(model, "is_loaded_in_8bit", False))
-    if by_place <= (
-        _ROUNDING if is_exact and not is_coarse else _COARSE_ROUNDING
-    ) and by_content <= (_COARSE_ROUNDING if is_coarse else _NOTHING):
-        return
-    raise invalid_spec(
-        "This model cannot keep packed documents apart: its logits for a document differ by "
-        f"{max(by_place, by_content):.2%} when another one stands before it.",
-        param="training.data.packing",
-        remedy="Set training.data.packing to false.",
-    )
-
-
-def _difference(one_TV: Tensor, other_TV: Tensor) -> float:
-    """Mean difference of logits, as a share of their mean size; infinite if it is no number."""
-    share = float((one_TV - other_TV).abs().mean() / other_TV.abs().mean())
-    return share if math.isfinite(share) else math.inf
-
-
-@torch.no_grad()
-def _logits(model: nn.Module, documents_T: Sequence[Tensor]) -> Tensor:
-    """Logits [T, V] of one block of documents."""
-    was_training = model.training
-    model.eval()
-    device = next(model.parameters()).device
-    output = model(
-        input_ids=torch.cat(list(documents_T))[None].to(device),
-        position_ids=torch.cat([torch.arange(len(ids_T)) for ids_T in documents_T])[None].to(
-            device
-        ),
-        use_cache=False,
-    )
-    model.train(was_training)
-    logits_BTV: Tensor = output.logits
-    return logits_BTV[0].float()
+            space, block = max_length, num_blocks
+            num_blocks += 1
+        block_of.append(block)
+        if left := space - length:
+            with_space[left].append(block)
+            spaces |= 1 << left
+    return np.asarray(block_of, dtype=np.int64)

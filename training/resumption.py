@@ -5,10 +5,10 @@ Hashes are compared before anything of a checkpoint is opened.
 
 from pathlib import Path
 
-from training.config import RunSpec
 from training.events import Rewound
 from training.reporting import Reporter
 from training.run_directory import RunDirectory, remove_folder
+from training.run_spec import RunSpec
 
 
 def rewind(directory: RunDirectory, spec: RunSpec, reporter: Reporter) -> Path | None:
@@ -26,10 +26,11 @@ def rewind(directory: RunDirectory, spec: RunSpec, reporter: Reporter) -> Path |
     return found
 
 
-def prune_checkpoints(directory: RunDirectory, keep: int) -> None:
-    """Delete all but the `keep` newest."""
+def prune_checkpoints(directory: RunDirectory, keep: int, best_step: int | None) -> None:
+    """Delete all but the `keep` newest and the best."""
     for folder in checkpoint_folders(directory)[:-keep]:
-        remove_folder(folder)
+        if step_of(folder) != best_step:
+            remove_folder(folder)
 
 
 def checkpoint_folders(directory: RunDirectory) -> list[Path]:

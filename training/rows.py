@@ -33,6 +33,8 @@ class Instruction:
     input: str = ""
     system: str | None = None
     """None leaves the template's own system prompt; an empty one removes it."""
+    history: tuple[tuple[str, str], ...] = ()
+    """Questions and answers of the conversation so far."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,4 +44,12 @@ class PromptCompletion:
     completion: str
 
 
-Row = Conversation | Instruction | PromptCompletion
+@dataclass(frozen=True, slots=True)
+class Text:
+    """Plain text: every token of it is trained on, and the end of sequence that is put behind."""
+
+    line: int
+    text: str
+
+
+Row = Conversation | Instruction | PromptCompletion | Text

@@ -1,38 +1,53 @@
 """The recipe of a run: from the run directory to the result in it, top to bottom."""
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase, set_seed
 
-from training.adapters import ADAPTERS, Trainable, trainable_parameters
+from training.adapters import ADAPTERS, Origin, Trainable, trainable_parameters
+from training.added_tokens import Vocabulary
 from training.callbacks import Sampling
 from training.card import Card
-from training.collation import PackedCollator, PaddedCollator
-from training.config import RunSpec, TrainingConfig, resolved
+from training.checkpoint import check_goes_on, restore_weights, saved_adapter
+from training.config import TrainingConfig, resolved
 from training.context import RunContext
-from training.data import DataPlan, DataReader, plan_data
+from training.data import DataPlan, plan_data
+from training.distributed import Crew, meet
 from training.encoding import Encoder
+from training.engine import choose_engine
 from training.events import Finished
 from training.export import Exported, export
-from training.failures import invalid_spec
+from training.failures import RunError, invalid_spec
+from training.held_out import held_out_misfits
 from training.inspection import context_length
+from training.layouts import Layout, choose_layout
 from training.ledger import Ledger, read_ledger
 from training.model import (
     check_device,
     load_config,
     load_model,
-    load_tokenizer,
+    load_vocabulary,
     slow_precision,
     stop_ids,
 )
-from training.packing import check_isolation, pack
+from training.packing import Blocks, pack
+from training.prepared import Shelf
+from training.reading import DataReader
 from training.reporting import Reporter
 from training.run_directory import RunDirectory
+from training.run_spec import RunSpec, StartSource
+from training.seq2seq_encoding import Seq2SeqEncoder
+from training.state_files import rest
 from training.stopping import StopSignal
-from training.templates import alpaca_template, chat_template
+from training.strategies import check_strategy, in_parts_from_the_start
+from training.trackers import Trackers, open_trackers
 from training.trainer import FineTuner, TrainingData
+
+_ALONE = Crew()
 
 
 @dataclass(frozen=True)
@@ -41,10 +56,14 @@ class Prepared:
 
     spec: RunSpec
     config: TrainingConfig
-    tokenizer: PreTrainedTokenizerBase
-    template: str | None
+    vocabulary: Vocabulary
+    layout: Layout
     encoder: Encoder
     plan: DataPlan
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        return self.vocabulary.tokenizer
 
 
 def run(
@@ -53,6 +72,7 @@ def run(
     checkpoint: Path | None,
     reporter: Reporter,
     stop: StopSignal,
+    crew: Crew = _ALONE,
 ) -> Finished:
     """Do what `spec` says in `directory`, or go on with it from a verified checkpoint.
 
@@ -60,68 +80,107 @@ def run(
         training.failures.RunError: With the reason, for the owner of the run.
         training.failures.StopRequested: A TERM ended the run before its result.
     """
-    prepared = _prepare(spec, reporter)
+    meet(crew, spec.training)
+    with crew.first_ahead():
+        prepared = _prepare(directory, spec, reporter)
     reporter.enter("loading_model")
-    model = _trainable_model(prepared, reporter)
-    context = RunContext(directory, prepared.config, spec.seed, spec.attempt, reporter, stop)
-    tuner = _tuner(model, prepared, context, checkpoint)
-    with stop.deferred():
-        _train(tuner, checkpoint)
+    with in_parts_from_the_start(prepared.config, crew):
+        model = _trainable_model(prepared, checkpoint, reporter)
+    with _trackers(directory, prepared, reporter, crew) as trackers:
+        context = RunContext(
+            directory, prepared.config, spec.seed, spec.attempt, reporter, stop, trackers, crew
+        )
+        tuner = _tuner(model, prepared, context, checkpoint)
+        with stop.deferred():
+            _train(tuner, checkpoint)
+    stopped_early = not tuner.ledger.is_done
+    if stopped_early:
+        _tell_stop(tuner, reporter)
     reporter.enter("exporting")
     _export(model, tuner, prepared)
     return Finished(
         outcome="succeeded",
         step=tuner.state.global_step,
+        stopped_early=stopped_early,
         trained_tokens=tuner.ledger.trained_tokens,
         metrics=tuner.ledger.metrics,
     )
 
 
-def _prepare(spec: RunSpec, reporter: Reporter) -> Prepared:
+def _prepare(directory: RunDirectory, spec: RunSpec, reporter: Reporter) -> Prepared:
     """Read the data before the weights: a mistake in it should not wait for a large model."""
     reporter.enter("tokenizing")
     folder = Path(spec.model_path)
+    check_strategy(spec.training)
     check_device(spec.training.model)
-    model_config, tokenizer = load_config(folder), load_tokenizer(folder)
+    model_config, vocabulary = load_config(folder), load_vocabulary(folder, spec.training.model)
+    tokenizer = vocabulary.tokenizer
     positions = context_length(model_config)
     data = resolved(spec.training, num_rows=1, context_length=positions).data
     if data.max_length is not None and data.max_length > positions:
         raise invalid_spec(
             f"max_length {data.max_length} is beyond the model's context of {positions} tokens.",
             param="training.data.max_length",
+            remedy=f"Set training.data.max_length to {positions} or less, or to null.",
         )
     formats = {source.format for source in (*spec.training_files, *spec.validation_files)}
-    template = chat_template(tokenizer, data.template, formats)
-    encoder = Encoder(
+    has_encoder = bool(model_config.is_encoder_decoder)
+    layout = choose_layout(tokenizer, data, formats, has_encoder=has_encoder)
+    encoder = (Seq2SeqEncoder if has_encoder else Encoder)(
         tokenizer,
-        template,
+        layout,
         train_on=data.train_on,
-        alpaca=template == alpaca_template(),
         stop_ids=stop_ids(folder, model_config),
     )
     plan = plan_data(
-        DataReader(encoder, data, reporter.beat),
+        DataReader(encoder, data, _shelf(directory, spec), reporter.beat),
         spec.training_files,
         spec.validation_files,
-        eval_split=data.eval_split,
-        seed=spec.seed,
+        data,
+        spec.seed,
     )
     _tell_data(plan, reporter)
+    for misfit in held_out_misfits(spec.training, has_rows=bool(plan.valid)):
+        raise invalid_spec(
+            f"There are no held-out rows: {misfit.message}.",
+            param=misfit.param,
+            remedy="Hold rows out, or leave the key out.",
+        )
     config = resolved(spec.training, num_rows=plan.num_train_rows, context_length=positions)
-    return Prepared(spec, config, tokenizer, template, encoder, plan)
+    return Prepared(spec, config, vocabulary, layout, encoder, plan)
+
+
+def _shelf(directory: RunDirectory, spec: RunSpec) -> Shelf:
+    """Where prepared data is kept: for all runs of this host, or for the attempts of this one."""
+    if spec.prepared is None:
+        return Shelf(directory.documents)
+    return Shelf(Path(spec.prepared.path), spec.prepared.max_bytes)
 
 
 def _tell_data(plan: DataPlan, reporter: Reporter) -> None:
     tell = reporter.warn if plan.counts.dropped else reporter.tell
     tell(plan.in_words(), **plan.as_facts())
+    reporter.tell(
+        plan.preparation_in_words(),
+        files=plan.num_files,
+        files_found_prepared=plan.num_found,
+        seconds=plan.seconds,
+    )
 
 
-def _trainable_model(prepared: Prepared, reporter: Reporter) -> Trainable:
+def _trainable_model(prepared: Prepared, checkpoint: Path | None, reporter: Reporter) -> Trainable:
     """The base with what is trained of it; the seed is set first, so that it decides the start."""
     spec, config = prepared.spec, prepared.config
     base = load_model(Path(spec.model_path), config)
     set_seed(spec.seed)
-    model = ADAPTERS[config.adapter.type](base, config.adapter, spec.base_model)
+    folder = checkpoint or (None if spec.start is None else Path(spec.start.path))
+    saved = None if folder is None else saved_adapter(folder)
+    adds_tokens = config.model.add_tokens or config.model.add_special_tokens
+    vocabulary = prepared.vocabulary if adds_tokens else None
+    origin = Origin(spec.base_model, Path(spec.model_path), saved, vocabulary)
+    model = ADAPTERS[config.adapter.type](base, config.adapter, origin)
+    if spec.start is not None and isinstance(model, PeftModel):
+        _go_on(model, spec.start, checkpoint, reporter)
     if isinstance(model, PeftModel) and config.optimization.gradient_checkpointing:
         # Recomputed layers see no gradient behind a frozen embedding otherwise.
         base.enable_input_require_grads()  # type: ignore[no-untyped-call]
@@ -132,60 +191,105 @@ def _trainable_model(prepared: Prepared, reporter: Reporter) -> Trainable:
         f"{trained:,} of {everything:,} parameters are trained ({trained / everything:.2%}).",
         trained_parameters=trained,
         parameters=everything,
-        attention=base.config._attn_implementation,
     )
-    if config.data.packing:
-        check_isolation(model, base.config.get_text_config().vocab_size)
     return model
+
+
+def _go_on(
+    model: PeftModel, start: StartSource, checkpoint: Path | None, reporter: Reporter
+) -> None:
+    """Take over the weights to start from, unless a checkpoint has newer ones."""
+    folder = Path(start.path)
+    check_goes_on(model, folder)
+    if checkpoint is None:
+        restore_weights(model, folder)
+    reporter.tell(f"Training goes on from {start.name}.", start=start.name)
 
 
 def _tuner(
     model: Trainable, prepared: Prepared, context: RunContext, checkpoint: Path | None
 ) -> FineTuner:
-    pad_token_id = prepared.tokenizer.pad_token_id
-    padded = PaddedCollator(pad_token_id)
     plan, data = prepared.plan, prepared.config.data
+    engine = choose_engine(
+        model, prepared.config, prepared.tokenizer.pad_token_id, context.reporter
+    )
+    training_data = TrainingData(plan.train, plan.valid, engine)
     if data.packing:
         assert data.max_length is not None, "the configuration is not resolved"
-        blocks = pack(plan.train, data.max_length)
-        share = plan.num_tokens / (len(blocks) * data.max_length)
+        order, ends = pack(plan.train.lengths, data.max_length, context.seed)
+        blocks = Blocks(plan.train, order, ends)
+        share = plan.train.num_tokens / (len(blocks) * data.max_length)
         context.reporter.tell(
             f"{len(plan.train)} rows packed into {len(blocks)} blocks, {share:.1%} full.",
             blocks=len(blocks),
             share_filled=share,
         )
-        flatten = model.config._attn_implementation == "flash_attention_2"
-        collate = PackedCollator(pad_token_id, flatten=flatten)
-        training_data = TrainingData(blocks, plan.valid, collate, padded)
-    else:
-        training_data = TrainingData(plan.train, plan.valid, padded, padded)
-    ledger = read_ledger(checkpoint) if checkpoint else Ledger()
+        training_data = TrainingData(blocks, plan.valid, engine)
+    ledger = _ledger(checkpoint, context.crew)
     sampling = Sampling(prepared.tokenizer, prepared.encoder)
     return FineTuner(model, training_data, context, ledger, sampling)
+
+
+def _trackers(
+    directory: RunDirectory, prepared: Prepared, reporter: Reporter, crew: Crew
+) -> AbstractContextManager[Trackers]:
+    """The run's trackers, in the process that tells of it."""
+    if not crew.is_first:
+        return nullcontext(Trackers([]))
+    return open_trackers(directory, prepared.spec, prepared.config, reporter)
+
+
+def _ledger(checkpoint: Path | None, crew: Crew) -> Ledger:
+    if checkpoint is None:
+        return Ledger(num_processes=crew.size)
+    ledger = read_ledger(checkpoint)
+    if ledger.num_processes != crew.size:
+        raise RunError(
+            "checkpoint_mismatch",
+            f"{checkpoint.name} is in {ledger.num_processes} parts, one for each process that made "
+            f"it, and {crew.size} are to go on from it.",
+            fault="spec",
+            param="training.parallelism.num_processes",
+            remedy=f"Resume with {ledger.num_processes} processes, or start a new job.",
+        )
+    return ledger
 
 
 def _train(tuner: FineTuner, checkpoint: Path | None) -> None:
     context = tuner.context
     if checkpoint is not None:
         tuner.restore(checkpoint)
-        if tuner.ledger.evaluation_due:
-            tuner.evaluate()
+    if tuner.is_evaluation_due and tuner.can_evaluate:
+        tuner.evaluate()
     context.reporter.enter("training")
-    if not tuner.ledger.is_done and context.stop.reason is None:
+    if not tuner.ledger.is_done and context.stop.look() is None:
+        if context.crew.size > 1:
+            torch.manual_seed(context.seed + context.crew.rank)  # other dropout for other rows
         tuner.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
 
+def _tell_stop(tuner: FineTuner, reporter: Reporter) -> None:
+    step, total_steps = tuner.state.global_step, tuner.args.max_steps
+    reporter.tell(
+        f"Stopped on request at step {step} of {total_steps}.", step=step, total_steps=total_steps
+    )
+
+
 def _export(model: Trainable, tuner: FineTuner, prepared: Prepared) -> None:
-    spec = prepared.spec
+    spec, ledger, last_step = prepared.spec, tuner.ledger, tuner.state.global_step
+    best_step = tuner.best.take(model, last_step)
     card = Card(
         name=spec.name,
         base_model=spec.base_model,
+        start=None if spec.start is None else spec.start.name,
         config=prepared.config,
         seed=spec.seed,
-        num_steps=tuner.state.global_step,
+        num_steps=last_step if best_step is None else best_step,
         data_in_words=prepared.plan.in_words(),
-        metrics=tuner.ledger.metrics,
+        metrics=ledger.metrics if best_step is None else ledger.best_metrics,
+        has_encoder=isinstance(prepared.encoder, Seq2SeqEncoder),
     )
     stop_ids = frozenset(prepared.encoder.stop_ids)
-    exported = Exported(prepared.tokenizer, prepared.template, stop_ids, card)
-    export(model, tuner.context.directory.result, exported)
+    exported = Exported(prepared.tokenizer, prepared.layout.template, stop_ids, card)
+    rest(tuner)
+    export(model, tuner.context.directory.result, exported, tuner.context.crew)

@@ -1,13 +1,22 @@
 """The files of a run directory, and how they are written so that a crash leaves old or new.
 
 run.json          RunSpec: what to do
-stop.json         why the process is being stopped, written before its TERM
+export.json       ExportSpec: what to make of a trained model, in a directory of its own
+pushed.json       where an export was pushed to
+stop.json         why the process is being stopped, written before its TERM; `stop` needs none
 events.jsonl      what happened (training.events)
 output.log        standard output and error of the process
 data/             staged inputs, where the worker copies them
+base/             a whole model that was tuned before, in place of the base model
+documents/        the data as tokens, unless the host shares that between runs
+start/            an adapter that training goes on from
 checkpoints/      checkpoint-<step>/, each with a manifest.json
 result/           the adapter (or the model), with a manifest.json
 tensorboard/      tracker files
+ranks/            how it ended for each process, where several train together
+wandb/            a run of Weights & Biases that could not be sent while it was made
+mlflow/           a run of MLflow that has no server
+.reserve          space for the last words on a full disk
 """
 
 import hashlib
@@ -21,13 +30,19 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from training.config import RunSpec
+from training.export_spec import ExportSpec
+from training.run_spec import RunSpec
 
 MANIFEST = "manifest.json"
 _CHUNK_BYTES = 1 << 20
+_RESERVE_BYTES = 64 << 10
 
-StopReason = Literal["cancel", "pause", "drain", "lost"]
-"""`cancel` ends without a checkpoint; `pause` and `drain` save one; `lost`: the fence said no."""
+StopReason = Literal["cancel", "pause", "drain", "lost", "stop"]
+"""`cancel` ends without a checkpoint; `pause` and `drain` save one; `lost`: the fence said no.
+
+`stop` ends with a result, of what is trained so far. It is a wish and no signal: training looks for
+it between steps, so that it reaches a process that is not listening yet, and can be taken back.
+"""
 
 
 class FileEntry(BaseModel):
@@ -63,6 +78,14 @@ class RunDirectory:
         return self.path / "run.json"
 
     @property
+    def export_file(self) -> Path:
+        return self.path / "export.json"
+
+    @property
+    def pushed_file(self) -> Path:
+        return self.path / "pushed.json"
+
+    @property
     def stop_file(self) -> Path:
         return self.path / "stop.json"
 
@@ -79,6 +102,18 @@ class RunDirectory:
         return self.path / "data"
 
     @property
+    def base(self) -> Path:
+        return self.path / "base"
+
+    @property
+    def documents(self) -> Path:
+        return self.path / "documents"
+
+    @property
+    def start(self) -> Path:
+        return self.path / "start"
+
+    @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
@@ -89,6 +124,22 @@ class RunDirectory:
     @property
     def tensorboard(self) -> Path:
         return self.path / "tensorboard"
+
+    @property
+    def wandb(self) -> Path:
+        return self.path / "wandb"
+
+    @property
+    def mlflow(self) -> Path:
+        return self.path / "mlflow"
+
+    @property
+    def last_words(self) -> Path:
+        return self.path / "ranks"
+
+    @property
+    def _reserve(self) -> Path:
+        return self.path / ".reserve"
 
     def read_spec(self) -> RunSpec:
         """What to do.
@@ -101,6 +152,17 @@ class RunDirectory:
     def write_spec(self, spec: RunSpec) -> None:
         write_atomically(self.spec_file, spec.model_dump_json(indent=2).encode())
 
+    def read_export(self) -> ExportSpec:
+        """What to export.
+
+        Raises:
+            pydantic.ValidationError: The file is not an ExportSpec of this version.
+        """
+        return ExportSpec.model_validate_json(self.export_file.read_bytes())
+
+    def write_export(self, spec: ExportSpec) -> None:
+        write_atomically(self.export_file, spec.model_dump_json(indent=2).encode())
+
     def read_stop_reason(self) -> StopReason:
         """Why the process got its TERM; a bare TERM, without a file, is a drain."""
         try:
@@ -110,6 +172,20 @@ class RunDirectory:
 
     def write_stop_reason(self, reason: StopReason) -> None:
         write_atomically(self.stop_file, json.dumps({"reason": reason}).encode())
+
+    def is_to_keep(self) -> bool:
+        """Whether training is to end with a result of what is trained so far."""
+        return self.stop_file.exists() and self.read_stop_reason() == "stop"
+
+    def withdraw_stop(self) -> None:
+        self.stop_file.unlink(missing_ok=True)
+
+    def reserve_last_words(self) -> None:
+        """Hold some space, so that a run can say that the disk is full when it is."""
+        self._reserve.write_bytes(bytes(_RESERVE_BYTES))
+
+    def release_reserve(self) -> None:
+        self._reserve.unlink(missing_ok=True)
 
     def checkpoint(self, step: int) -> Path:
         return self.checkpoints / f"checkpoint-{step}"

@@ -6,31 +6,41 @@ sums tokens instead of averaging batches; checkpoints appear whole or not at all
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from accelerate.utils import DistributedType
 from torch import Tensor, nn
-from torch.utils.data import Sampler
-from transformers import PrinterCallback, Trainer, TrainerState, TrainingArguments
+from torch.utils.data import Dataset
+from transformers import PrinterCallback, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import TrainOutput
 
 from training.adapters import Trainable
-from training.callbacks import Flow, Pace, Sampling, Tracker
+from training.best_model import BestModel, perplexity
+from training.callbacks import Beginning, Flow, Pace, Sampling, is_worth_keeping
 from training.checkpoint import restore_weights, write_weights
-from training.collation import Batch, PackedCollator, PaddedCollator
+from training.collation import Batch
 from training.config import TrainingConfig
 from training.context import RunContext
-from training.encoding import Document
+from training.documents import Document
+from training.engine import Engine
 from training.events import CheckpointSaved, Metrics
-from training.failures import RunError
+from training.failures import RunError, StopRequested
+from training.isolation import require_isolation
 from training.ledger import Ledger, Numbers
-from training.loss import count_targets, token_totals
+from training.loss import HEADS
+from training.optimizing import OptimizingTrainer, optimizer_arguments
 from training.packing import Block
 from training.resumption import prune_checkpoints
-from training.run_directory import complete_folder, read_manifest
+from training.run_directory import read_manifest
+from training.sampling import SAMPLERS, EpochOrder
+from training.sharing import EpochLoader, IdleCollator, RankBatches, part
+from training.state_files import rest, save_state
+from training.strategies import strategy_arguments
 
 
 @dataclass(frozen=True)
@@ -40,14 +50,12 @@ class TrainingData:
     Attributes:
         train: Documents, or blocks of them.
         valid: Documents; evaluation never packs.
-        collate: Fits `train`.
-        collate_valid: Fits `valid`.
+        engine: Fits them and the model.
     """
 
     train: Sequence[Document] | Sequence[Block]
     valid: Sequence[Document]
-    collate: PaddedCollator | PackedCollator
-    collate_valid: PaddedCollator
+    engine: Engine
 
 
 def total_steps(config: TrainingConfig, num_rows: int) -> int:
@@ -56,7 +64,8 @@ def total_steps(config: TrainingConfig, num_rows: int) -> int:
     if optimization.max_steps is not None:
         return optimization.max_steps
     assert optimization.num_train_epochs is not None, "the configuration is not resolved"
-    num_batches = math.ceil(num_rows / optimization.per_device_train_batch_size)
+    together = optimization.per_device_train_batch_size * config.parallelism.count
+    num_batches = math.ceil(num_rows / together)
     steps_per_epoch = math.ceil(num_batches / optimization.gradient_accumulation_steps)
     return max(1, math.ceil(optimization.num_train_epochs * steps_per_epoch))
 
@@ -66,31 +75,23 @@ def training_arguments(context: RunContext, max_steps: int) -> TrainingArguments
     config = context.config
     optimization = config.optimization
     has_gpu = torch.cuda.is_available()
-    warmup = optimization.warmup_steps
     # Weights below float32 compute in their own precision; float32 master weights need autocast.
     masters = config.adapter.type == "none"
+    settings: dict[str, Any] = {
+        "bf16": masters and config.model.dtype == "bfloat16",
+        **optimizer_arguments(config, max_steps),
+        **strategy_arguments(config, context.crew),
+    }
     return TrainingArguments(
         output_dir=str(context.directory.checkpoints),
         max_steps=max_steps,
         per_device_train_batch_size=optimization.per_device_train_batch_size,
         per_device_eval_batch_size=optimization.per_device_eval_batch_size,
         gradient_accumulation_steps=optimization.gradient_accumulation_steps,
-        learning_rate=cast("float", optimization.learning_rate),
-        lr_scheduler_type=optimization.lr_scheduler_type,
-        # Rounded down: the first step of a warm-up has a rate of 0, which a short run cannot spare.
-        warmup_steps=int(warmup * max_steps) if warmup < 1 else int(warmup),
-        optim=optimization.optim,
-        adam_beta1=optimization.adam_beta1,
-        adam_beta2=optimization.adam_beta2,
-        adam_epsilon=optimization.adam_epsilon,
-        weight_decay=optimization.weight_decay,
-        max_grad_norm=optimization.max_grad_norm,
         activation_checkpointing=optimization.gradient_checkpointing,
         activation_checkpointing_kwargs={"use_reentrant": False},
         torch_compile=optimization.torch_compile,
-        bf16=masters and config.model.dtype == "bfloat16",
         fp16=config.model.dtype == "float16",
-        use_cpu=not has_gpu,
         dataloader_pin_memory=has_gpu,
         remove_unused_columns=False,
         label_names=["labels"],
@@ -105,29 +106,11 @@ def training_arguments(context: RunContext, max_steps: int) -> TrainingArguments
         eval_strategy="no",
         report_to="none",
         disable_tqdm=True,
+        **settings,
     )
 
 
-class EpochShuffle(Sampler[int]):
-    """A new order in every epoch, which depends on nothing but the seed and the epoch."""
-
-    def __init__(self, num_rows: int, seed: int) -> None:
-        self._num_rows = num_rows
-        self._seed = seed
-        self._epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self._epoch = epoch
-
-    def __len__(self) -> int:
-        return self._num_rows
-
-    def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self._seed + self._epoch)
-        yield from torch.randperm(self._num_rows, generator=generator).tolist()
-
-
-class FineTuner(Trainer):
+class FineTuner(OptimizingTrainer):
     """Trains a model or its adapter on `TrainingData`."""
 
     # Our loss is divided by the targets of the whole accumulation window already.
@@ -143,25 +126,66 @@ class FineTuner(Trainer):
     ) -> None:
         max_steps = total_steps(context.config, len(data.train))
         self.context = context
+        self.config = context.config
         self.ledger = ledger
+        self.best = BestModel(context, ledger)
         self._data = data
         self._trained = model
         self._sampling = sampling
         self._pace = Pace()
-        self._tracker = Tracker(context.directory, context.config.reporting)
         super().__init__(
             model=model,
             args=training_arguments(context, max_steps),
             train_dataset=data.train,
-            data_collator=data.collate,
+            data_collator=data.engine.collate,
         )
         self.remove_callback(PrinterCallback)
         self.add_callback(Flow(context, ledger, self._pace, evaluates=bool(data.valid)))
+        if context.config.parallelism.splits_the_model:
+            self.add_callback(Beginning(self._begin_in_parts))
+
+    def _begin_in_parts(self) -> None:
+        """What is done before training where a process alone has the whole model."""
+        if self.context.config.data.packing:
+            vocab_size = self._trained.config.get_text_config().vocab_size
+            require_isolation(self._trained, vocab_size, self._data.engine.collate)
+        stop = self.context.stop
+        if self.is_evaluation_due and not self.evaluate() and stop.is_agreed:
+            assert stop.reason is not None
+            raise StopRequested(stop.reason)  # what it went on from is still all there is
+
+    @property
+    def can_evaluate(self) -> bool:
+        """Whether the model can be used before it is trained."""
+        return not self.context.config.parallelism.splits_the_model
+
+    @property
+    def is_evaluation_due(self) -> bool:
+        """Whether held-out rows are to be measured before the next step."""
+        is_start = self.context.config.evaluation.eval_on_start and not self.state.global_step
+        return self.ledger.evaluation_due or is_start
 
     # What a step is
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> EpochShuffle:  # noqa: ANN401, ARG002
-        return EpochShuffle(len(self._data.train), self.context.seed)
+    def _get_train_sampler(self, train_dataset: Any = None) -> EpochOrder:  # noqa: ANN401, ARG002
+        config, train = self.context.config, self._data.train
+        strategy = config.optimization.train_sampling_strategy
+        return SAMPLERS[strategy](train, self.context.seed, config.effective_batch_size)
+
+    def get_train_dataloader(self) -> EpochLoader:
+        """This process's share of every batch, in an order that all processes share."""
+        train = self._data.train
+        return EpochLoader(
+            cast("Dataset[Any]", train),
+            batch_sampler=RankBatches(
+                self._get_train_sampler(),
+                len(train),
+                self.args.per_device_train_batch_size,
+                self.context.crew,
+            ),
+            collate_fn=IdleCollator(self._data.engine.collate, train[len(train) - 1]),
+            pin_memory=self.args.dataloader_pin_memory,
+        )
 
     def _get_num_items_in_batch(
         self,
@@ -173,7 +197,8 @@ class FineTuner(Trainer):
         Raises:
             RunError: There are none.
         """
-        num_targets = sum(map(count_targets, batch_samples))
+        (total,) = self.context.crew.total(sum(len(batch["targets"]) for batch in batch_samples))
+        num_targets = int(total)
         if batch_samples and not num_targets:
             raise RunError(
                 "no_target_tokens",
@@ -190,23 +215,43 @@ class FineTuner(Trainer):
         return_outputs: bool = False,  # noqa: FBT001, FBT002, ARG002 - HF's signature
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
-        """The batch's share of its window's mean loss per token.
-
-        Raises:
-            RunError: The loss is not a number.
-        """
+        """The batch's share of its window's mean loss per token."""
         assert num_items_in_batch, "a window is counted before its first batch"
-        totals = token_totals(model, inputs)
-        loss_sum = totals.loss_sum.item()
-        if not math.isfinite(loss_sum):
-            raise _nan_loss(self.state.global_step + 1)
+        totals = HEADS[self._data.engine.head](model, inputs)
         self.ledger.add(
-            loss_sum=loss_sum,
+            loss_sum=totals.loss_sum.detach(),
             num_correct=totals.num_correct,
-            num_targets=totals.num_targets,
-            num_tokens=int(inputs["num_tokens"]),
+            num_targets=len(inputs["targets"]),
+            num_tokens=inputs["num_tokens"],
         )
-        return totals.loss_sum / num_items_in_batch
+        # Gradients are averaged over the processes, where the loss wants their sum.
+        return totals.loss_sum * self.context.crew.size / num_items_in_batch
+
+    def train(self, *args: Any, **options: Any) -> TrainOutput:  # noqa: ANN401 - HF's signature
+        self._trained.train()
+        return super().train(*args, **options)
+
+    def training_step(
+        self,
+        model: nn.Module,
+        inputs: Batch,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor:
+        """As HF's, which sets all modules to training anew before every batch."""
+        if callable(set_training := getattr(self.optimizer, "train", None)):
+            set_training()
+        with self.compute_loss_context_manager():
+            loss = self.compute_loss(
+                model, self._prepare_inputs(inputs), num_items_in_batch=num_items_in_batch
+            )
+        # DeepSpeed would divide by the number of batches once more.
+        uses_deepspeed = self.accelerator.distributed_type == DistributedType.DEEPSPEED
+        self.accelerator.backward(loss, **({"scale_wrt_gas": False} if uses_deepspeed else {}))
+        return loss.detach()
+
+    def floating_point_ops(self, inputs: Batch) -> int:  # noqa: ARG002 - HF's signature
+        """Not counted: it would count every parameter of the model in every step."""
+        return 0
 
     # What is told
 
@@ -229,46 +274,58 @@ class FineTuner(Trainer):
         """Measure the held-out documents, all in one way; later if a stop is requested."""
         self.control.should_evaluate = False
         self.context.reporter.enter("evaluating")
-        numbers = self._valid_numbers()
+        with self.given_weights():
+            numbers = self._valid_numbers()
         self.ledger.evaluation_due = numbers is None
         if numbers is None:
             self.control.should_training_stop = True
             self.control.should_save = self.context.stop.saves
         else:
             self._publish({**numbers})
-            self._judge(numbers["valid_loss"])
-            self._sampling.answer(self._trained, self.state.global_step, self.context)
+            if self.state.global_step:  # what was measured before training decides nothing
+                self._judge(numbers["valid_loss"])
+                self.follow_loss(numbers["valid_loss"])
+            with self.given_weights():
+                self._sampling.answer(self._trained, self.state.global_step, self.context)
         self.context.reporter.enter("training")
         return numbers or {}
 
     def _valid_numbers(self) -> dict[str, float] | None:
         batch_size = self.args.per_device_eval_batch_size
-        loss_sum, num_correct, num_targets = 0.0, 0, 0
+        head = HEADS[self._data.engine.head]
+        sums = [0.0, 0.0, 0.0]
         was_training = self._trained.training
         self._trained.eval()
-        for start in range(0, len(self._data.valid), batch_size):
-            if self.context.stop.reason is not None:
+        crew, valid = self.context.crew, self._data.valid
+        collate = IdleCollator(self._data.engine.collate_valid, valid[0])
+        together = batch_size * crew.size
+        for start in range(0, len(valid), together):
+            if self.context.stop.look() is not None:
                 return None
-            batch = self._data.collate_valid(self._data.valid[start : start + batch_size])
+            rows = part(range(start, min(start + together, len(valid))), crew)
+            batch = collate([valid[row] for row in rows])
             with torch.no_grad(), self.accelerator.autocast():
-                totals = token_totals(self._trained, self._prepare_inputs(batch))
-            loss_sum += totals.loss_sum.item()
-            num_correct += totals.num_correct
-            num_targets += totals.num_targets
+                totals = head(self._trained, self._prepare_inputs(batch))
+            found = totals.loss_sum.item(), totals.num_correct.item(), len(batch["targets"])
+            sums = [one + other for one, other in zip(sums, found, strict=True)]
             self.context.reporter.beat()
         self._trained.train(was_training)
-        loss, accuracy = loss_sum / num_targets, num_correct / num_targets
+        sums = crew.total(*sums)
+        loss, accuracy = sums[0] / sums[2], sums[1] / sums[2]
         return {
             "valid_loss": loss,
             "valid_mean_token_accuracy": accuracy,
+            "valid_perplexity": perplexity(loss),
             # OpenAI's clients read the measurement of the whole set under these names.
             "full_valid_loss": loss,
             "full_valid_mean_token_accuracy": accuracy,
         }
 
     def _judge(self, valid_loss: float) -> None:
+        self.control.should_save |= self.best.judge(valid_loss, self.state.global_step)
         patience = self.context.config.evaluation.early_stopping_patience
-        if self.ledger.judge(valid_loss, patience) and not self.ledger.is_done:
+        has_stalled = patience and self.ledger.num_evaluations_without_gain >= patience
+        if has_stalled and not self.ledger.is_done:
             self.context.reporter.tell(
                 f"The held-out loss has not fallen for {patience} evaluations: training ends."
             )
@@ -280,7 +337,7 @@ class FineTuner(Trainer):
         step = self.state.global_step
         self.ledger.metrics.update(numbers)
         self.context.reporter.emit(Metrics(step=step, metrics=numbers))
-        self._tracker.write(step, numbers)
+        self.context.trackers.write(step, numbers)
 
     # What is kept
 
@@ -289,42 +346,42 @@ class FineTuner(Trainer):
         context, step = self.context, self.state.global_step
         context.reporter.enter("saving")
         target = context.directory.checkpoint(step)
-        with complete_folder(target, step=step, attempt=context.attempt) as folder:
-            write_weights(self._trained, folder)
-            self._save_optimizer_and_scheduler(str(folder))
-            self._save_scaler(str(folder))
-            self._save_rng_state(str(folder))
-            self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
-            self.ledger.write(folder)
+        crew = context.crew
+        rest(self)
+        whole = crew.complete_folder(target, step=step, attempt=context.attempt)
+        with self.given_weights(), whole as folder:
+            write_weights(self._trained, folder, keeps=crew.is_first)
+            save_state(self, folder, crew)
+            if crew.is_first:
+                self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
+                self.ledger.write(folder)
+        if crew.is_first:
+            self._tell_saved(target)
+            prune_checkpoints(context.directory, context.config.checkpoints.keep, self.best.step)
+        context.reporter.enter("training")
+
+    def _tell_saved(self, target: Path) -> None:
+        step, context = self.state.global_step, self.context
         context.reporter.emit(
             CheckpointSaved(
                 step=step,
                 name=target.name,
                 bytes=read_manifest(target).total_bytes,
                 metrics=dict(self.ledger.metrics),
+                best_step=self.best.step,
             )
         )
-        prune_checkpoints(context.directory, context.config.checkpoints.keep)
-        context.reporter.enter("training")
 
     def _load_from_checkpoint(
         self,
         resume_from_checkpoint: str,
-        model: nn.Module | None = None,  # noqa: ARG002 - HF's signature
+        model: nn.Module | None = None,
     ) -> None:
-        restore_weights(self._trained, Path(resume_from_checkpoint))
+        """Nothing: `restore` has put the weights back."""
 
     def restore(self, checkpoint: Path) -> None:
         """Stand where the run stood when `checkpoint` was saved, without training on."""
         restore_weights(self._trained, checkpoint)
         self.state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
-
-
-def _nan_loss(step: int) -> RunError:
-    return RunError(
-        "nan_loss",
-        f"The loss is not a finite number at step {step}.",
-        fault="spec",
-        param="training.optimization.learning_rate",
-        remedy="Lower the learning rate, warm up longer, or use bfloat16 or float32.",
-    )
+        self.best.look()
+        self.context.stop.can_keep = is_worth_keeping(self.args, self.state.global_step)

@@ -7,7 +7,7 @@ from typing import TypeVar
 from sqlalchemy.orm import Session
 
 from jobs.service.claims import Claim
-from jobs.service.records import Fence, Fenced
+from jobs.service.records import Fence, Fenced, free_slots
 from training.run_directory import RunDirectory
 from worker.heartbeat import Heartbeat
 from worker.host import Host
@@ -41,6 +41,20 @@ class ActiveRun:
                 return step(session)
 
         return persistently(once, self.heartbeat.given_up)
+
+    def read(self, step: Callable[[Session], T]) -> T:
+        """One look, tried until the database answers; raises GaveUp as `write` does."""
+
+        def once() -> T:
+            with self.host.database.reading() as session:
+                return step(session)
+
+        return persistently(once, self.heartbeat.given_up)
+
+    def free_slots(self) -> None:
+        """The hardware is free: the next run need not wait for this one's uploads."""
+        self.write(lambda session: free_slots(session, self.fence))
+        self.host.slots_freed()
 
     def check(self) -> None:
         """Pass while the run is to go on.

@@ -10,8 +10,9 @@ from jobs.settings import Settings
 from jobs.states import RunOutcome
 from training.events import Failure
 from worker.active_run import ActiveRun
-from worker.environment import fetching_environment
-from worker.relay import Relays, last_line
+from worker.environment import hub_environment
+from worker.launchers.base import ExitReport
+from worker.relay import Relays
 from worker.stopping import Stopped
 from worker.verdict import Unusable, verdict
 from worker.watch import watch
@@ -48,27 +49,28 @@ def _is_folder(source: ModelSource) -> bool:
 
 def _fetch(active: ActiveRun, relays: Relays, source: ModelSource, folder: Path) -> None:
     assert source.revision is not None, "a hub id is pinned when it enters the catalogue"
+    failure_file = active.directory.path / "fetch_failure.json"
     program = [sys.executable, "-P", "-m", "worker.fetch"]
     watched = watch(
         active,
-        [*program, source.source, source.revision, str(folder)],
-        fetching_environment(
-            active.tag, active.directory.path / "home", active.host.settings.hub_token
-        ),
+        [*program, source.source, source.revision, str(folder), str(failure_file)],
+        hub_environment(active.tag, active.directory.path / "home", active.host.settings.hub_token),
         relays,
         silence_seconds=None,
     )
     if watched.reason is not None:
         raise Stopped(watched.reason)
-    if watched.report.exit_code is None:
-        raise Unusable(verdict(None, None, watched.report))
     if watched.report.exit_code != 0:
-        failure = Failure(
-            code="model_fetch_failed",
-            message=f"{source.source} cannot be fetched: {last_line(active.directory.log_file)}",
-            fault="infrastructure",
-        )
-        raise Unusable(Ending(RunOutcome.CRASHED, failure))
+        raise Unusable(_not_fetched(failure_file, watched.report))
+
+
+def _not_fetched(failure_file: Path, report: ExitReport) -> Ending:
+    """What trying again may mend is a crash, the rest a failure."""
+    if not failure_file.exists():
+        return verdict(None, None, report)
+    failure = Failure.model_validate_json(failure_file.read_bytes())
+    final = failure.code in {"model_gated", "model_missing"}
+    return Ending(RunOutcome.FAILED if final else RunOutcome.CRASHED, failure)
 
 
 def _missing(folder: Path) -> Failure:
@@ -76,5 +78,6 @@ def _missing(folder: Path) -> Failure:
         code="model_missing",
         message=f"the base model's folder {folder} is not on this worker",
         fault="infrastructure",
+        param="model",
         remedy="put the model there, or remove it from the catalogue",
     )

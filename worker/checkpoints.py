@@ -15,6 +15,7 @@ from jobs.artifacts.base import ArtifactStore
 from jobs.service.claims import StoredCheckpoint
 from jobs.service.records import Fenced, record_checkpoint
 from training.events import CheckpointSaved
+from training.ledger import best_step_of
 from training.run_directory import (
     MANIFEST,
     RunDirectory,
@@ -93,19 +94,18 @@ class CheckpointUploads:
             lambda session: record_checkpoint(
                 session,
                 self._active.fence,
-                step=saved.step,
+                saved,
                 key_prefix=key_prefix,
                 manifest=manifest,
-                metrics=saved.metrics,
             )
         )
-        self._remove_older(saved.step)
+        self._remove_older(saved)
 
-    def _remove_older(self, step: int) -> None:
-        """Local copies before this one: it is safe, and training resumes from the newest."""
+    def _remove_older(self, saved: CheckpointSaved) -> None:
+        """Local copies before this one but the best: training needs that and the newest."""
         for folder in self._active.directory.checkpoints.glob("checkpoint-*"):
             number = folder.name.removeprefix("checkpoint-")
-            if number.isdigit() and int(number) < step:
+            if number.isdigit() and saved.step > int(number) != saved.best_step:
                 remove_folder(folder)
 
     def _check(self) -> None:
@@ -120,7 +120,24 @@ def restore_newest(
     directory: RunDirectory,
     check: Check,
 ) -> int | None:
-    """Download the newest checkpoint that is whole; its step, or None when there is none."""
+    """Download the newest checkpoint that is whole; its step, or None when there is none.
+
+    What it says was best until then is downloaded as well, if it can be had.
+    """
+    step = _restore_first(store, checkpoints, directory, check)
+    if step is not None:
+        best_step = best_step_of(directory.checkpoint(step))
+        best = (checkpoint for checkpoint in checkpoints if step != checkpoint.step == best_step)
+        _restore_first(store, tuple(best), directory, check)
+    return step
+
+
+def _restore_first(
+    store: ArtifactStore,
+    checkpoints: tuple[StoredCheckpoint, ...],
+    directory: RunDirectory,
+    check: Check,
+) -> int | None:
     for checkpoint in checkpoints:
         try:
             _restore(store, checkpoint, directory, check)

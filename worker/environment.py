@@ -4,15 +4,18 @@ import os
 from pathlib import Path
 
 import training.run_directory
+from jobs.service.claims import TrainAssignment
+from jobs.settings import Settings
 from worker.processes import TAG
 
 _INHERITED = ("LANG", "LC_ALL", "LD_LIBRARY_PATH", "OMP_NUM_THREADS", "PATH", "TZ")
-_HUB_INHERITED = ("HF_ENDPOINT", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "SSL_CERT_FILE")
+_PROXIES = ("HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "SSL_CERT_FILE")
+_HUB_INHERITED = ("HF_ENDPOINT", "HF_HUB_DISABLE_XET", *_PROXIES)
 _SOURCES = str(Path(training.run_directory.__file__).parents[1])
 
 
 def training_environment(tag: str, home: Path, gpus: tuple[str, ...]) -> dict[str, str]:
-    """For the training process: it reaches neither the database, the broker nor the network.
+    """For the training process: it knows of no database, no broker and no network.
 
     Args:
         tag: What marks the processes of the run.
@@ -27,8 +30,39 @@ def training_environment(tag: str, home: Path, gpus: tuple[str, ...]) -> dict[st
     }
 
 
-def fetching_environment(tag: str, home: Path, hub_token: str | None) -> dict[str, str]:
-    """For the process that fetches a base model: the only one that has the hub's token."""
+def trackers_environment(settings: Settings, assignment: TrainAssignment) -> dict[str, str]:
+    """Beside the rest, for the training process of a job: keys of its trackers, and the way."""
+    found = {
+        **(_wandb(settings) if assignment.wandb else {}),
+        **(_mlflow(settings) if assignment.mlflow else {}),
+    }
+    if not found:
+        return {}
+    return found | {name: os.environ[name] for name in _PROXIES if name in os.environ}
+
+
+def _wandb(settings: Settings) -> dict[str, str]:
+    if settings.wandb_api_key is None:
+        return {}
+    url = {"WANDB_BASE_URL": settings.wandb_base_url} if settings.wandb_base_url else {}
+    return {**url, "WANDB_API_KEY": settings.wandb_api_key}
+
+
+def _mlflow(settings: Settings) -> dict[str, str]:
+    if settings.mlflow_tracking_uri is None:
+        return {}
+    values = {
+        "MLFLOW_TRACKING_URI": settings.mlflow_tracking_uri,
+        "MLFLOW_TRACKING_TOKEN": settings.mlflow_tracking_token,
+        "MLFLOW_TRACKING_USERNAME": settings.mlflow_tracking_username,
+        "MLFLOW_TRACKING_PASSWORD": settings.mlflow_tracking_password,
+        "MLFLOW_TRACKING_SERVER_CERT_PATH": os.environ.get("SSL_CERT_FILE"),
+    }
+    return {name: value for name, value in values.items() if value}
+
+
+def hub_environment(tag: str, home: Path, hub_token: str | None) -> dict[str, str]:
+    """For a process that fetches a base model or pushes an export: only such have a hub's token."""
     inherited = {name: os.environ[name] for name in _HUB_INHERITED if name in os.environ}
     token = {"HF_TOKEN": hub_token} if hub_token else {}
     return {**_base(tag, home), **inherited, **token, "CUDA_VISIBLE_DEVICES": ""}

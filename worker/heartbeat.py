@@ -49,7 +49,9 @@ class Heartbeat:
     def _beat(self) -> None:
         interval_seconds = self._host.settings.heartbeat_seconds
         renewed_at = time.monotonic()
-        while not self._stopped.wait(min(_LOOK_SECONDS, interval_seconds)):
+        pause_seconds = 0.0  # what a job is claimed with is wanted from the start
+        while not self._stopped.wait(pause_seconds):
+            pause_seconds = min(_LOOK_SECONDS, interval_seconds)
             try:
                 if time.monotonic() - renewed_at >= interval_seconds:
                     self._renew()

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from jobs.artifacts.base import ArtifactStore
 from jobs.database import Database
-from jobs.queue import Bell
+from jobs.doorbell import Bell
 from jobs.settings import Settings
 from worker.drain import Drain
 from worker.launchers.base import Launcher

@@ -1,12 +1,13 @@
 """The tiny process that owns everything a run starts, so that nothing of it can be left behind.
 
-    python -I -S reaper.py EXIT_FILE COMMAND…
+    python -I -S reaper.py EXIT_FILE INPUT COMMAND…
 
 It leads a session and a process group, adopts every orphan below it, and listens on its standard
 input, a pipe from the worker: `TERM` asks the command to stop, `KILL` kills everything below, and
 the end of the file, which is what a worker's death looks like, does so too. When the command has
-exited, whatever it left behind is killed, and EXIT_FILE says how it ended. Only the standard
-library: it is run by path, starts in some twenty milliseconds and needs a few megabytes.
+exited, whatever it left behind is killed, and EXIT_FILE says how it ended. INPUT is the number of
+an open descriptor that becomes the command's standard input, or `-` for an empty one. Only the
+standard library: it is run by path, starts in some twenty milliseconds and needs a few megabytes.
 """
 
 import ctypes
@@ -26,19 +27,18 @@ _EXEC_FAILED = 127
 _POLL_SECONDS = 0.02
 
 
-def main(exit_file: Path, command: list[str]) -> int:
+def main(exit_file: Path, source: int | None, command: list[str]) -> int:
     """Run the command to its end, or to the worker's."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     for name in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(name, _ignore)  # a handler, unlike SIG_IGN, does not pass to the command
     woken = _wake_on_child_exit()
-    oom_kills = _oom_kills()
-    child = _start(command)
+    child = _start(command, source)
     status = _wait(child, woken)
     _kill_descendants()
     if status is None:
         return 1
-    _write(exit_file, {**_exit_report(status), "oom_kills": _oom_kills() - oom_kills})
+    _write(exit_file, {**_exit_report(status), "oom_kills": oom_kills()})
     return 0
 
 
@@ -65,16 +65,25 @@ def _obey(commands: bytes, child: int) -> bool:
     return bool(commands)
 
 
-def _start(command: list[str]) -> int:
+def _start(command: list[str], source: int | None) -> int:
     parent = os.getpid()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     child = os.fork()
     if child:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+        if source is not None:
+            os.close(source)
         return child
     try:
+        # A TERM that comes before the command is there is not lost on our own handler.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
             os._exit(_EXEC_FAILED)
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.dup2(os.open(os.devnull, os.O_RDONLY) if source is None else source, 0)
+        if source is not None:
+            os.close(source)
         os.execvp(command[0], command)  # noqa: S606 - no shell is wanted
     except OSError as error:
         os.write(2, f"{command[0]}: {error}\n".encode())
@@ -138,7 +147,7 @@ def _exit_report(status: int) -> dict[str, int | None]:
     return {"exit_code": os.WEXITSTATUS(status), "signal": None}
 
 
-def _oom_kills() -> int:
+def oom_kills() -> int:
     """Processes the kernel has killed for memory since it started; 0 where it does not say."""
     try:
         lines = Path("/proc/vmstat").read_text().splitlines()
@@ -172,4 +181,5 @@ def _write(path: Path, report: dict[str, int | None]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), sys.argv[2:]))
+    given = None if sys.argv[2] == "-" else int(sys.argv[2])
+    sys.exit(main(Path(sys.argv[1]), given, sys.argv[3:]))

@@ -13,12 +13,12 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from jobs.database import Database
+from jobs.redaction import Redactor
 from jobs.service.records import Fence, record, record_log
 from jobs.settings import Settings
 from training.events import CheckpointSaved, Event, Finished, parse_event
 from worker.active_run import ActiveRun
 from worker.outages import UNREACHABLE
-from worker.redaction import Redactor
 
 _MAX_EVENTS = 500
 _MAX_READ_BYTES = 8 << 20
@@ -48,6 +48,7 @@ class EventRelay:
         self._on_checkpoint = on_checkpoint
         self._offset_bytes = 0
         self._retry_at = 0.0
+        self._redact = Redactor(settings.worker_secrets)
         self._batch: tuple[list[Event], int] | None = None  # the same again after a lost reply
 
     def step(self) -> bool:
@@ -101,8 +102,15 @@ class EventRelay:
         if not lines:
             return None
         lines = lines[:_MAX_EVENTS]
-        events = [event for line in lines if (event := _parse(line)) is not None]
+        events = [event for line in lines if (event := self._parse(line)) is not None]
         return events, sum(len(line) + 1 for line in lines)
+
+    def _parse(self, line: bytes) -> Event | None:
+        try:
+            return parse_event(self._redact.known(line.decode(errors="replace")).encode())
+        except ValidationError as error:
+            _log.warning("skipped a line that is no event: %s", error)
+            return None
 
 
 class LogRelay:
@@ -175,7 +183,7 @@ class Relays:
 def relays_of(active: ActiveRun, on_checkpoint: Callable[[CheckpointSaved], None]) -> Relays:
     """The relays of a run; `on_checkpoint` is called after a saved checkpoint was relayed."""
     host, directory = active.host, active.directory
-    redact = Redactor([host.settings.hub_token or ""])
+    redact = Redactor(host.settings.worker_secrets)
     return Relays(
         EventRelay(
             directory.events_file, active.fence, host.database, host.settings, on_checkpoint
@@ -203,11 +211,3 @@ def _read_from(path: Path, offset_bytes: int, size: int) -> bytes:
             return file.read(size)
     except FileNotFoundError:
         return b""
-
-
-def _parse(line: bytes) -> Event | None:
-    try:
-        return parse_event(line)
-    except ValidationError as error:
-        _log.warning("skipped a line that is no event: %s", error)
-        return None

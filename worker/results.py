@@ -1,13 +1,29 @@
 """What a successful run leaves: its files one by one, and together as one archive."""
 
+import logging
+import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from jobs.artifacts.base import ArtifactStore, Stored
 from jobs.service.endings import StoredArtifact
+from training.events import Failure
 from training.run_directory import MANIFEST, RunDirectory, read_manifest
-from worker.transfers import Check, upload, upload_expected
+from worker.transfers import Check, Mismatch, upload, upload_expected
+
+T = TypeVar("T")
+
+RESULT_INVALID = Failure(
+    code="result_invalid",
+    message="the result does not match its manifest",
+    fault="infrastructure",
+    remedy="look at the disk of the worker: what was written there has changed",
+)
+_UPLOAD_TRIES = 5
+_UPLOAD_PAUSE_SECONDS = 3.0
+_log = logging.getLogger(__name__)
 
 _FIXED_DATE = (1980, 1, 1, 0, 0, 0)
 _CHUNK_BYTES = 1 << 20
@@ -16,7 +32,7 @@ _CHUNK_BYTES = 1 << 20
 def upload_result(
     store: ArtifactStore, directory: RunDirectory, prefix: str, check: Check
 ) -> tuple[StoredArtifact, ...]:
-    """Store the files of `result/` and their archive, and the archive of `tensorboard/`.
+    """Store the files of `result/` and their archive, and an archive of each tracker's.
 
     Args:
         store: Where to.
@@ -29,11 +45,22 @@ def upload_result(
     """
     artifacts = [*_members(store, directory.result, prefix, check)]
     artifacts.append(_archive(store, directory, directory.result, "adapter.zip", prefix, check))
-    if _files(directory.tensorboard):
-        artifacts.append(
-            _archive(store, directory, directory.tensorboard, "tensorboard.zip", prefix, check)
-        )
+    for folder in (directory.tensorboard, directory.wandb, directory.mlflow):
+        if _files(folder):
+            name = f"{folder.name}.zip"
+            artifacts.append(_archive(store, directory, folder, name, prefix, check))
     return tuple(artifacts)
+
+
+def patiently(run_id: str, upload: Callable[[], T]) -> T:
+    """Upload something; a store that is away is given some time to come back."""
+    for attempt in range(1, _UPLOAD_TRIES):
+        try:
+            return upload()
+        except (OSError, Mismatch) as error:
+            _log.warning("result of %s, try %d: %s", run_id, attempt, error)
+            time.sleep(_UPLOAD_PAUSE_SECONDS * attempt)
+    return upload()
 
 
 def write_archive(folder: Path, target: Path) -> None:

@@ -3,13 +3,17 @@
 import logging
 
 from jobs.service import claims, endings
-from jobs.service.claims import Claim, TrainAssignment
+from jobs.service.claims import Assignment, Claim, ExportAssignment, TrainAssignment
 from jobs.service.endings import Ending
+from jobs.service.file_checks import CheckAssignment
 from jobs.service.records import Fence, Fenced
 from jobs.states import JobStatus, RunOutcome
 from training.events import Failure
+from training.failures import shortage
 from training.run_directory import RunDirectory, remove_folder
 from worker.active_run import ActiveRun
+from worker.check_run import check
+from worker.export_run import export
 from worker.heartbeat import Heartbeat
 from worker.host import Host
 from worker.inspect_run import inspect
@@ -52,10 +56,7 @@ def _ending(active: ActiveRun) -> Ending:
     try:
         active.directory.path.mkdir(parents=True)
         assignment = active.write(lambda session: claims.assignment(session, active.claim))
-        if isinstance(assignment, TrainAssignment):
-            ending = train(active, assignment)
-        else:
-            ending = inspect(active, assignment)
+        ending = _do(active, assignment)
     except Stopped as stopped:
         ending = verdict(stopped.reason, None, None)
     except Unusable as unusable:
@@ -64,10 +65,21 @@ def _ending(active: ActiveRun) -> Ending:
         raise
     except Exception as error:  # noqa: BLE001 - a process edge
         _log.exception("run %s", active.claim.run_id)
-        failure = Failure(
+        failure = shortage(error) or Failure(
             code="worker_error",
             message=f"the worker could not do its part: {type(error).__name__}: {error}",
             fault="infrastructure",
+            remedy="look at the worker's log: its disk, its store, its database",
         )
         ending = Ending(RunOutcome.CRASHED, failure)
     return ending
+
+
+def _do(active: ActiveRun, assignment: Assignment) -> Ending:
+    if isinstance(assignment, TrainAssignment):
+        return train(active, assignment)
+    if isinstance(assignment, ExportAssignment):
+        return export(active, assignment)
+    if isinstance(assignment, CheckAssignment):
+        return check(active, assignment)
+    return inspect(active, assignment)

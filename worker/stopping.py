@@ -1,4 +1,8 @@
-"""Why a run is to stop, and how: a word on disk, TERM, patience, KILL."""
+"""Why a run is to stop, and how: a word on disk, TERM, patience, KILL.
+
+A wish to stop and keep what is trained is no reason to end a process: the process hears of it and
+ends by itself, with success. Any of the reasons is stronger.
+"""
 
 import logging
 import time
@@ -48,6 +52,7 @@ class StopLadder:
         self._directory = directory
         self._settings = settings
         self._kill_at: float | None = None
+        self._told_to_keep = directory.is_to_keep()  # to an earlier command of the run
 
     def want(self, reason: Reason) -> None:
         """Stop for this reason, unless there is a stronger one already."""
@@ -58,6 +63,20 @@ class StopLadder:
         self._kill_at = time.monotonic() + self._grace_seconds(reason)
         if reason in ("pause", "drain", "cancel"):
             self._say(reason)
+
+    def keep(self, *, wanted: bool) -> None:
+        """Have it end with a result of what is trained so far, or not any more."""
+        if self.reason is not None or wanted == self._told_to_keep:
+            return
+        try:
+            if wanted:
+                self._directory.write_stop_reason("stop")
+            else:
+                self._directory.withdraw_stop()
+        except OSError as error:  # tried again with the next look
+            _log.warning("cannot tell %s what is wanted: %s", self._directory.path.name, error)
+        else:
+            self._told_to_keep = wanted
 
     def hurry(self) -> None:
         """No more patience."""

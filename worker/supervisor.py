@@ -11,20 +11,25 @@ import signal
 import threading
 import time
 from contextlib import ExitStack
+from functools import partial
 
 from jobs.artifacts.registry import open_store
 from jobs.database import Database
-from jobs.queue import Bell
+from jobs.doorbell import Bell
 from jobs.rescue import Rescue
 from jobs.service import claims, endings
 from jobs.service.claims import Claim, Offer
+from jobs.service.exports import HUB
 from jobs.settings import Settings, worker_name
 from training.run_directory import remove_folder
+from worker.abilities import abilities
 from worker.drain import Drain
+from worker.environment import training_environment
 from worker.gpus import devices_to_offer
 from worker.host import Host
 from worker.launchers.base import Launcher
 from worker.launchers.registry import LAUNCHERS
+from worker.launchers.standby import Plan, StandbyLauncher
 from worker.lock import hold_name
 from worker.outages import UNREACHABLE, GaveUp, persistently
 from worker.processes import kill_tagged, tag_of_worker
@@ -42,7 +47,7 @@ class Supervisor:
 
     def __init__(self, settings: Settings, launcher: Launcher | None = None) -> None:
         self._settings = settings
-        self._launcher = launcher or LAUNCHERS["local"]()
+        self._launcher = launcher or LAUNCHERS["standby" if settings.warm_start else "local"]()
         self._woken = threading.Event()
         self._drain = Drain()
         self._runs: set[threading.Thread] = set()
@@ -90,6 +95,8 @@ class Supervisor:
         """Let every run save and hand back, within `drain_seconds`, then let go of everything."""
         self._drain.begin(self._settings.drain_seconds)
         self.wake()
+        if isinstance(self._launcher, StandbyLauncher):
+            self._launcher.end()
         self._thread.join(self._drain.seconds_left)  # from here on no run is added
         for thread in list(self._runs):
             thread.join(self._drain.seconds_left)
@@ -103,6 +110,8 @@ class Supervisor:
         """The edge of the thread: without it the process is of no use, and ends."""
         try:
             self._clear_up()
+            if isinstance(self._launcher, StandbyLauncher):
+                self._launcher.begin(self._standby_plan())
             self._claim_for_ever()
         except GaveUp:
             return
@@ -124,12 +133,12 @@ class Supervisor:
             self._woken.clear()
 
     def _offer(self) -> Offer:
-        gpus = len(self._host.devices)
+        gpus, pushes = len(self._host.devices), self._settings.hub_push_token is not None
         return Offer(
             worker_id=self._host.worker_id,
             pool=self._settings.worker_pool,
             gpus=gpus,
-            provides=frozenset({"cuda"} if gpus else ()),
+            provides=abilities(self._host.devices) | ({HUB} if pushes else set()),
         )
 
     def _clear_up(self) -> None:
@@ -147,6 +156,16 @@ class Supervisor:
         for run_id in persistently(close, self._drain.begun.is_set):
             _log.warning("closed run %s of an earlier life of this worker", run_id)
 
+    def _standby_plan(self) -> Plan:
+        host, settings = self._host, self._settings
+        return Plan(
+            slots=max(1, len(host.devices)),
+            folder=settings.data_dir.resolve() / "standby",
+            tag=tag_of_worker(settings, host.worker_id),
+            environment=partial(training_environment, gpus=()),
+            free_bytes=settings.warm_start_free_bytes,
+        )
+
     def _claim_all(self, offer: Offer) -> None:
         """Claim until nothing fits."""
         with self._host.database.writing() as session:
@@ -156,7 +175,7 @@ class Supervisor:
                 claim = claims.claim(session, offer, self._settings)
             if claim is None:
                 return
-            subject = claim.job_id or claim.model_id
+            subject = claim.job_id or claim.model_id or claim.export_id or claim.file_id
             _log.info("run %s: %s %s, attempt %d", claim.run_id, claim.kind, subject, claim.attempt)
             self._start(claim)
 

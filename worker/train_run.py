@@ -1,31 +1,26 @@
 """A run that trains: stage, launch, relay, upload."""
 
-import logging
 import sys
-import time
 from dataclasses import replace
+from pathlib import Path
 
 from jobs.service.claims import TrainAssignment
-from jobs.service.endings import Ending, StoredArtifact
-from jobs.service.records import free_slots
+from jobs.service.endings import Ending
+from jobs.service.events import measured
 from jobs.states import RunOutcome
-from training.events import Failure
 from training.run_directory import verify
 from worker.active_run import ActiveRun
 from worker.base_models import obtain
 from worker.checkpoints import CheckpointUploads
-from worker.environment import training_environment
+from worker.environment import trackers_environment, training_environment
+from worker.launchers.standby import COLD_START
 from worker.model_facts import check_pin
 from worker.relay import relays_of
-from worker.results import upload_result
+from worker.results import RESULT_INVALID, patiently, upload_result
 from worker.staging import stage
-from worker.transfers import Mismatch
+from worker.step_metrics import STEP_METRICS, upload_table, write_table
 from worker.verdict import verdict
 from worker.watch import watch
-
-_UPLOAD_TRIES = 5
-_UPLOAD_PAUSE_SECONDS = 3.0
-_log = logging.getLogger(__name__)
 
 
 def train(active: ActiveRun, assignment: TrainAssignment) -> Ending:
@@ -47,24 +42,21 @@ def train(active: ActiveRun, assignment: TrainAssignment) -> Ending:
         watched = watch(
             active,
             [sys.executable, "-P", "-m", "training", "run", str(active.directory.path)],
-            _environment(active),
+            _environment(active, assignment),
             relays,
             active.host.settings.phase_timeout_seconds,
         )
-        _free_slots(active)
+        active.free_slots()
     ending = verdict(watched.reason, relays.events.finished, watched.report)
     return _with_result(active, ending, prefix) if _succeeded(ending) else ending
 
 
-def _environment(active: ActiveRun) -> dict[str, str]:
+def _environment(active: ActiveRun, assignment: TrainAssignment) -> dict[str, str]:
     gpus = tuple(active.host.devices[index] for index in active.claim.gpu_indices)
-    return training_environment(active.tag, active.directory.path / "home", gpus)
-
-
-def _free_slots(active: ActiveRun) -> None:
-    """The hardware is free: the next run need not wait for this one's uploads."""
-    active.write(lambda session: free_slots(session, active.fence))
-    active.host.slots_freed()
+    environment = training_environment(active.tag, active.directory.path / "home", gpus)
+    if assignment.training.parallelism.strategy != "none":
+        environment[COLD_START] = "1"  # each of its processes loads by itself
+    return environment | trackers_environment(active.host.settings, assignment)
 
 
 def _succeeded(ending: Ending) -> bool:
@@ -74,21 +66,20 @@ def _succeeded(ending: Ending) -> bool:
 def _with_result(active: ActiveRun, ending: Ending, prefix: str) -> Ending:
     """The ending with its artifacts; a result that does not verify is a crash, no success."""
     if not verify(active.directory.result):
-        failure = Failure(
-            code="result_invalid",
-            message="the result does not match its manifest",
-            fault="infrastructure",
-        )
-        return Ending(RunOutcome.CRASHED, failure)
-    return replace(ending, artifacts=_upload(active, prefix))
+        return Ending(RunOutcome.CRASHED, RESULT_INVALID)
+    store, check, run_id = active.host.store, active.check_held, active.claim.run_id
+    table = _table(active)
+    return replace(
+        ending,
+        artifacts=patiently(run_id, lambda: upload_result(store, active.directory, prefix, check)),
+        results=patiently(run_id, lambda: upload_table(store, table, prefix, check)),
+    )
 
 
-def _upload(active: ActiveRun, prefix: str) -> tuple[StoredArtifact, ...]:
-    """Upload the result; a store that is away is given some time to come back."""
-    for attempt in range(1, _UPLOAD_TRIES):
-        try:
-            return upload_result(active.host.store, active.directory, prefix, active.check_held)
-        except (OSError, Mismatch) as error:
-            _log.warning("result of %s, try %d: %s", active.claim.run_id, attempt, error)
-            time.sleep(_UPLOAD_PAUSE_SECONDS * attempt)
-    return upload_result(active.host.store, active.directory, prefix, active.check_held)
+def _table(active: ActiveRun) -> Path:
+    """What was measured, from the events that were kept: those of earlier attempts count too."""
+    job_id = active.claim.job_id
+    assert job_id is not None
+    table = active.directory.path / STEP_METRICS
+    write_table(active.read(lambda session: measured(session, job_id)), table)
+    return table

@@ -12,7 +12,10 @@ HUNG = Failure(
     code="hung",
     message="the training process said nothing for too long and was stopped",
     fault="infrastructure",
+    remedy="look at the end of the job's log, and at the worker's host and its GPUs",
 )
+
+_LOOK_AT_THE_LOG = "look at the end of the job's log; a driver or a library may be at fault"
 
 
 class Unusable(Exception):  # noqa: N818 - what was found
@@ -56,17 +59,20 @@ def crash(report: ExitReport) -> Failure:
             code=f"signal_{report.signal}",
             message=f"the training process was killed by signal {report.signal} ({name})",
             fault="infrastructure",
+            remedy=_LOOK_AT_THE_LOG,
         )
     if report.exit_code is not None:
         return Failure(
             code=f"exit_{report.exit_code}",
             message=f"the training process exited with code {report.exit_code} without a word",
             fault="infrastructure",
+            remedy=_LOOK_AT_THE_LOG,
         )
     return Failure(
         code="processes_killed",
         message="the training process was killed together with what watched over it",
         fault="infrastructure",
+        remedy="look for who ends processes on the worker's host, e.g. for memory",
     )
 
 
@@ -74,6 +80,9 @@ def _by_itself(finished: Finished) -> Ending:
     if finished.outcome == "succeeded":
         return Ending(RunOutcome.SUCCEEDED, trained_tokens=finished.trained_tokens)
     failure = finished.failure or Failure(
-        code="unknown", message="training failed without saying why", fault="infrastructure"
+        code="unknown",
+        message="training failed without saying why",
+        fault="infrastructure",
+        remedy=_LOOK_AT_THE_LOG,
     )
     return Ending(RunOutcome.FAILED, failure, trained_tokens=finished.trained_tokens)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from jobs.service.records import Fenced
+from jobs.states import Intent
 from worker.active_run import ActiveRun
 from worker.launchers.base import ExitReport, RunHandle
 from worker.relay import Relays
@@ -65,6 +66,7 @@ def _decide(
     run: ActiveRun, relays: Relays, ladder: StopLadder, silence_seconds: float | None
 ) -> None:
     """Whether the process is to stop by now."""
+    ladder.keep(wanted=run.heartbeat.orders.intent == Intent.STOP)
     if (reason := reason_to_stop(run.heartbeat, run.host.drain)) is not None:
         ladder.want(reason)
     silent_for = time.monotonic() - relays.events.spoke_at

@@ -1,6 +1,9 @@
-"""What a job has made: the adapter as one archive or file by file, also out of a checkpoint."""
+"""What a job has made: the adapter as one archive or file by file, also out of a checkpoint.
 
-from typing import Annotated
+Beside it what was written for trackers of metrics.
+"""
+
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request
 
@@ -42,16 +45,21 @@ def download_adapter(
     """
     if checkpoint is None:
         return _artifact(services, caller, job_id, ADAPTER_ARCHIVE, request)
-    with services.db.reading() as session:
-        found = jobs.checkpoint(session, caller, job_id, checkpoint)
-    archive = checkpoint_archive(services.store, found, services.settings.data_dir)
-    return Download(
-        request,
-        archive.file,
-        num_bytes=archive.num_bytes,
-        sha256=archive.sha256,
-        filename=f"{job_id}-step-{found.step}.zip",
-    )
+    return _of_checkpoint(services, caller, job_id, checkpoint, request)
+
+
+@router.head("/{job_id}/checkpoints/{checkpoint_id}/adapter", include_in_schema=False)
+@router.get(
+    "/{job_id}/checkpoints/{checkpoint_id}/adapter",
+    response_class=Download,
+    status_code=200,
+    responses={**problems(404, 416), 200: bytes_reply("A ZIP.", "application/zip")},
+)
+def download_checkpoint_adapter(
+    job_id: str, checkpoint_id: str, request: Request, services: Provided, caller: Caller
+) -> Download:
+    """Download the adapter in a checkpoint as a ZIP, as `…/adapter?checkpoint=` does."""
+    return _of_checkpoint(services, caller, job_id, checkpoint_id, request)
 
 
 @router.get("/{job_id}/adapter/files", responses=problems(404))
@@ -77,6 +85,39 @@ def download_adapter_file(
 ) -> Download:
     """Download one file of the adapter."""
     return _artifact(services, caller, job_id, f"{_MEMBERS}{name}", request)
+
+
+@router.head("/{job_id}/trackers/{tracker}", include_in_schema=False)
+@router.get(
+    "/{job_id}/trackers/{tracker}",
+    response_class=Download,
+    status_code=200,
+    responses={**problems(404, 416), 200: bytes_reply("A ZIP.", "application/zip")},
+)
+def download_tracker(
+    job_id: str,
+    tracker: Literal["tensorboard", "wandb", "mlflow"],
+    request: Request,
+    services: Provided,
+    caller: Caller,
+) -> Download:
+    """Download what a job has written for TensorBoard, or for W&B or MLflow without a server."""
+    return _artifact(services, caller, job_id, f"{tracker}.zip", request)
+
+
+def _of_checkpoint(
+    services: Services, caller: Identity, job_id: str, checkpoint_id: str, request: Request
+) -> Download:
+    with services.db.reading() as session:
+        found = jobs.checkpoint(session, caller, job_id, checkpoint_id)
+    archive = checkpoint_archive(services.store, found, services.settings.data_dir)
+    return Download(
+        request,
+        archive.file,
+        num_bytes=archive.num_bytes,
+        sha256=archive.sha256,
+        filename=f"{job_id}-step-{found.step}.zip",
+    )
 
 
 def _artifact(

@@ -26,7 +26,9 @@ def list_keys(services: Provided, caller: Caller) -> Listing[KeyReply]:
 def create_key(body: KeyRequest, services: Provided, caller: Caller) -> NewKeyReply:
     """A new key; its `secret` is shown this once."""
     with services.db.writing() as session:
-        key, secret = keys.create(session, caller, name=body.name, role=body.role)
+        key, secret = keys.create(
+            session, caller, name=body.name, role=body.role, project=body.project
+        )
     return NewKeyReply.with_secret(key, secret)
 
 

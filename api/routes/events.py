@@ -6,9 +6,9 @@ from fastapi import APIRouter, Header, Query
 from fastapi.responses import StreamingResponse
 
 from api.auth import Caller
-from api.documentation import bytes_reply, problems
+from api.documentation import bytes_reply, problems, stream_reply
 from api.frames import event_frames, log_text
-from api.parameters import After, Limit
+from api.parameters import CutOfEvents, Tail
 from api.routing import ApiRoute
 from api.schemas.common import Listing
 from api.schemas.events import EventReply
@@ -19,9 +19,11 @@ from jobs.service import events, jobs
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["Fine-tuning"], route_class=ApiRoute)
 
 EventType = Literal["message", "metrics", "sample", "checkpoint", "status", "rewound", "log"]
+Types = Annotated[list[EventType] | None, Query(alias="type", description="Only these.")]
 Follow = Annotated[bool, Query(description="Go on until the job ends.")]
 _UNBUFFERED = {"cache-control": "no-store", "x-accel-buffering": "no"}
 _MAX_SEQ_DIGITS = 18
+TailOfLog = Annotated[int | None, Query(ge=0, le=100_000, description="Only the last lines.")]
 
 
 @router.get("/{job_id}/events", responses=problems(404))
@@ -29,21 +31,25 @@ def list_events(
     job_id: str,
     services: Provided,
     caller: Caller,
-    after: After = None,
-    limit: Limit = 20,
-    types: Annotated[list[EventType] | None, Query(alias="type")] = None,
+    cut: CutOfEvents,
+    types: Types = None,
 ) -> Listing[EventReply]:
-    """Events, newest first: messages, metrics and samples, or those of each `type` given."""
+    """Events, newest first: messages, metrics and samples, or those of each `type` given.
+
+    With `tail` the last ones in one piece, whatever `limit` says, with no page after it.
+    """
     with services.db.reading() as session:
         page = events.page(
             session,
             caller,
             job_id,
-            after=after,
-            limit=limit,
+            after=cut.after,
+            limit=cut.limit if cut.tail is None else cut.tail,
             types=events.SHOWN_TYPES if types is None else types,
         )
-    return Listing(data=[EventReply.of(e) for e in page.items], has_more=page.has_more)
+    return Listing(
+        data=[EventReply.of(e) for e in page.items], has_more=page.has_more and cut.tail is None
+    )
 
 
 @router.get(
@@ -51,10 +57,9 @@ def list_events(
     response_class=StreamingResponse,
     responses={
         **problems(404),
-        200: bytes_reply(
+        200: stream_reply(
             "Server-sent events: `id` is the event's number, `event` its type, `data` the event; "
-            "`progress` comes without an id; `end`, with the job, is the last one.",
-            "text/event-stream",
+            "`progress` comes without an id; `end`, with the job, is the last one."
         ),
     },
 )
@@ -69,10 +74,19 @@ def stream_events(
             description="The last number that was seen: what follows it is sent.",
         ),
     ] = None,
+    types: Types = None,
+    tail: Tail = None,
 ) -> StreamingResponse:
-    """Follow a job until it ends, from its first event or from `Last-Event-ID` on."""
-    _require_job(services, caller, job_id)
-    frames = event_frames(services, caller, job_id, int(last_event_id or 0))
+    """Follow a job until it ends, from its first event or from `Last-Event-ID` on.
+
+    With `tail` from its last events on; one who comes back with `Last-Event-ID` goes on there.
+    """
+    _require_followable(services, caller, job_id)
+    after = int(last_event_id or 0)
+    if last_event_id is None and tail is not None:
+        with services.db.reading() as session:
+            after = events.before_last(session, job_id, tail, types)
+    frames = event_frames(services, caller, job_id, after, types)
     return StreamingResponse(frames, media_type="text/event-stream", headers=_UNBUFFERED)
 
 
@@ -87,17 +101,19 @@ def read_logs(
     caller: Caller,
     *,
     follow: Follow = False,
+    tail: TailOfLog = None,
 ) -> StreamingResponse:
-    """The output of the training process, all attempts of it."""
-    _require_job(services, caller, job_id)
+    """The output of the training process, all attempts of it, as a file to keep."""
+    _require_followable(services, caller, job_id)
     return StreamingResponse(
-        log_text(services, job_id, follow=follow),
+        log_text(services, job_id, follow=follow, tail=tail),
         media_type="text/plain; charset=utf-8",
-        headers=_UNBUFFERED,
+        headers=_UNBUFFERED | {"content-disposition": f'attachment; filename="{job_id}.log"'},
     )
 
 
-def _require_job(services: Services, caller: Identity, job_id: str) -> None:
-    """Raise NotFound before a stream begins."""
+def _require_followable(services: Services, caller: Identity, job_id: str) -> None:
+    """Raise NotFound or Unavailable before a reply begins."""
+    services.streams.require_room()
     with services.db.reading() as session:
         jobs.get(session, caller, job_id)

@@ -13,11 +13,12 @@ from api.routing import ApiRoute
 from api.schemas.common import CursorListing, Deleted
 from api.schemas.files import FileReply, FileReportReply
 from api.services import Provided, Services
-from api.uploads import PURPOSES
-from jobs.errors import NotFound
+from jobs.errors import Conflict
 from jobs.identity import Identity
 from jobs.models import File
+from jobs.requests import EXPIRY_SECONDS, PURPOSES
 from jobs.service import files
+from jobs.states import FileStatus
 
 router = APIRouter(prefix="/v1/files", tags=["Files"], route_class=ApiRoute)
 
@@ -30,9 +31,19 @@ _FORM: dict[str, Any] = {
                     "type": "object",
                     "required": ["file", "purpose"],
                     "additionalProperties": False,
+                    "dependentRequired": {
+                        "expires_after[anchor]": ["expires_after[seconds]"],
+                        "expires_after[seconds]": ["expires_after[anchor]"],
+                    },
                     "properties": {
                         "file": {"type": "string", "format": "binary"},
                         "purpose": {"type": "string", "enum": list(PURPOSES)},
+                        "expires_after[anchor]": {"type": "string", "enum": ["created_at"]},
+                        "expires_after[seconds]": {
+                            "type": "integer",
+                            "minimum": EXPIRY_SECONDS[0],
+                            "maximum": EXPIRY_SECONDS[1],
+                        },
                     },
                 },
                 "examples": {
@@ -50,20 +61,24 @@ _FORM: dict[str, Any] = {
 async def create_file(request: Request, services: Provided, caller: Caller) -> FileReply:
     """Upload a file.
 
-    Rows of training data are checked as they arrive: `status` is then `processed`, or `error` with
-    the first row errors in `status_details`.
+    JSON Lines are checked as they arrive: `status` is then `processed`, or `error` with the first
+    row errors in `status_details`. What else is training data (a JSON array, CSV, text, Parquet or
+    Arrow, by name and first bytes) is `uploaded` until a worker has checked it.
     """
-    upload = await services.uploads.take(request)
+    stored = await services.intake.take_file(request)
 
     def keep() -> File:
         try:
             with services.db.writing() as session:
-                return files.add(session, caller, upload)
+                return files.add(session, caller, stored)
         except BaseException:
-            services.store.delete(upload.artifact_key)
+            services.store.delete(stored.artifact_key)
             raise
 
-    return FileReply.of(await run_in_threadpool(keep))
+    file = await run_in_threadpool(keep)
+    if file.status == FileStatus.UPLOADED:
+        services.bell.ring(services.settings.worker_pool)
+    return FileReply.of(file)
 
 
 @router.get("", responses=problems())
@@ -102,18 +117,22 @@ def delete_file(file_id: str, services: Provided, caller: Caller) -> Deleted:
     return Deleted(id=file.id, object="file")
 
 
-@router.get("/{file_id}/report", responses=problems(404))
+@router.get("/{file_id}/report", responses=problems(404, 409))
 def retrieve_report(file_id: str, services: Provided, caller: Caller) -> FileReportReply:
     """Every row error that was kept, with its line, column and the accepted form."""
     with services.db.reading() as session:
         file = files.get(session, caller, file_id)
     if file.report is None:
-        raise NotFound(
-            f"file {file_id!r} has no report: only files with purpose 'fine-tune' are checked",
-            param="file_id",
-            code="report_not_found",
-        )
+        raise Conflict(_without_report(file), param="file_id", code="file_not_checked")
     return FileReportReply.of(file, file.report)
+
+
+def _without_report(file: File) -> str:
+    if file.status == FileStatus.UPLOADED:
+        return f"file {file.id!r} is still to be checked by a worker; ask again later"
+    if file.status == FileStatus.ERROR:
+        return f"file {file.id!r} could not be checked: {file.status_details}"
+    return f"file {file.id!r} was not checked: only files with purpose 'fine-tune' are"
 
 
 @router.head("/{file_id}/content", include_in_schema=False)

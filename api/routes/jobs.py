@@ -1,4 +1,4 @@
-"""Fine-tuning jobs: created, listed, looked at, cancelled."""
+"""Fine-tuning jobs: created, listed, looked at."""
 
 from typing import Annotated
 
@@ -6,8 +6,9 @@ from fastapi import APIRouter, Body, Request
 
 from api.auth import Caller
 from api.documentation import problems
-from api.job_views import job_reply
+from api.job_views import job_replies, job_reply
 from api.parameters import METADATA, After, Limit, metadata_filter
+from api.posts import NewPost
 from api.routing import BRACKETED_QUERY, ApiRoute
 from api.schemas.checkpoints import CheckpointReply
 from api.schemas.common import CursorListing, Listing
@@ -34,18 +35,18 @@ _FILTER = {
 }
 
 
-@router.post("", responses=problems(413, 415))
+@router.post("", responses=problems(413, 415, 422))
 def create_job(
     body: Annotated[JobRequest, Body(openapi_examples=CREATE_EXAMPLES)],
     services: Provided,
     caller: Caller,
+    post: NewPost,
 ) -> JobReply:
-    """Queue a job; everything that can be known without loading the model is checked first."""
-    with services.db.writing() as session:
-        job = submission.submit(session, caller, body)
-    services.bell.ring(job.pool)
-    with services.db.reading() as session:  # after the write: others are waiting for its lock
-        return job_reply(session, caller, job)
+    """Queue a job; everything that can be known without loading the model is checked first.
+
+    A post that repeats another is answered with that one's job, and `idempotent-replayed: true`.
+    """
+    return post.create(services, caller, lambda session: submission.submit(session, caller, body))
 
 
 @router.get("", responses=problems(), openapi_extra=_FILTER)
@@ -60,7 +61,7 @@ def list_jobs(
     metadata = metadata_filter(request)
     with services.db.reading() as session:
         page = jobs.list_jobs(session, caller, after=after, limit=limit, metadata=metadata)
-        data = [job_reply(session, caller, job) for job in page.items]
+        data = job_replies(session, caller, page.items)
     return Listing(data=data, has_more=page.has_more)
 
 
@@ -68,16 +69,6 @@ def list_jobs(
 def retrieve_job(job_id: str, services: Provided, caller: Caller) -> JobReply:
     with services.db.reading() as session:
         return job_reply(session, caller, jobs.get(session, caller, job_id))
-
-
-@router.post("/{job_id}/cancel", responses=problems(404, 409))
-def cancel_job(job_id: str, services: Provided, caller: Caller) -> JobReply:
-    """End a job now.
-
-    A cancelled job is answered as it is; one that has ended otherwise is a conflict.
-    """
-    with services.db.writing() as session:
-        return job_reply(session, caller, jobs.cancel(session, caller, job_id))
 
 
 @router.get("/{job_id}/checkpoints", responses=problems(404))
@@ -98,6 +89,8 @@ def list_checkpoints(
 
 @router.get("/{job_id}/runs", responses=problems(404))
 def list_runs(job_id: str, services: Provided, caller: Caller) -> Listing[RunReply]:
-    """The job's attempts on hardware, newest first."""
+    """The job's attempts on hardware, newest first, and how each ended."""
     with services.db.reading() as session:
-        return Listing(data=[RunReply.of(run) for run in jobs.runs(session, caller, job_id)])
+        steps = jobs.resumed_steps(session, caller, job_id)
+        runs = jobs.runs(session, caller, job_id)
+    return Listing(data=[RunReply.of(run, steps.get(run.attempt)) for run in runs])

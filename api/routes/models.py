@@ -1,4 +1,4 @@
-"""The catalogue: base models that admins keep, and what the project has tuned.
+"""The catalogue: base models that admins keep, what was tuned of them, and checkpoints by name.
 
 Names hold `/` and `:`, so they are taken as the rest of the path.
 """
@@ -39,7 +39,7 @@ def list_models(services: Provided, caller: Caller) -> Listing[ModelReply]:
     """Every model the project can see, newest first, in one piece."""
     with services.db.reading() as session:
         models = catalogue.list_models(session, caller)
-    return Listing(data=[ModelReply.of(model) for model in models])
+    return Listing(data=[ModelReply.of(model, caller) for model in models])
 
 
 @router.post("", responses=problems(413, 415))
@@ -52,18 +52,18 @@ def add_model(
     with services.db.writing() as session:
         model = catalogue.add(session, caller, body)
     services.bell.ring(services.settings.worker_pool)
-    return ModelReply.of(model)
+    return ModelReply.of(model, caller)
 
 
 @router.get("/{model:path}", responses=problems(404))
 def retrieve_model(model: str, services: Provided, caller: Caller) -> ModelReply:
     with services.db.reading() as session:
-        return ModelReply.of(catalogue.get(session, caller, model))
+        return ModelReply.of(catalogue.get(session, caller, model), caller)
 
 
 @router.delete("/{model:path}", responses=problems(404, 409))
 def delete_model(model: str, services: Provided, caller: Caller) -> Deleted:
     """Take a model out of the catalogue; the adapter of its job stays where it is."""
     with services.db.writing() as session:
-        removed = catalogue.remove(session, caller, model)
-    return Deleted(id=removed.name, object="model")
+        catalogue.remove(session, caller, model)
+    return Deleted(id=model, object="model")

@@ -7,11 +7,11 @@ from pydantic import ConfigDict, Field
 from api.schemas.common import Reply, seconds
 from jobs.identity import Role
 from jobs.models import ApiKey
-from training.config import Section, Text
+from training.section import Section, Text
 
 
 class KeyRequest(Section):
-    """A new key of the asker's own project."""
+    """A new key of the asker's own project, or the first one of a new project."""
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"name": "nightly trainer", "role": "member"}]}
@@ -19,6 +19,9 @@ class KeyRequest(Section):
 
     name: Annotated[Text, Field(min_length=1, max_length=100)]
     role: Role = "member"
+    project: Annotated[Text, Field(min_length=1, max_length=100)] | None = Field(
+        None, description="The name of a project to make; its first key is an admin's."
+    )
 
 
 class KeyReply(Reply):
@@ -26,6 +29,7 @@ class KeyReply(Reply):
     object: Literal["api_key"] = "api_key"
     name: str
     role: str
+    project_id: str
     created_at: int
     last4: str
 
@@ -35,6 +39,7 @@ class KeyReply(Reply):
             id=key.id,
             name=key.name,
             role=key.role,
+            project_id=key.project_id,
             created_at=seconds(key.created_at),
             last4=key.last4,
         )

@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 from api.schemas.common import Identified, seconds
 from jobs.models import Checkpoint, Job
+from jobs.names import checkpoint_name
 from training.run_directory import Manifest
 
 
@@ -23,7 +24,7 @@ class CheckpointReply(Identified):
             id=checkpoint.id,
             created_at=seconds(checkpoint.created_at),
             fine_tuning_job_id=job.id,
-            fine_tuned_model_checkpoint=f"{job.fine_tuned_model}:ckpt-step-{checkpoint.step}",
+            fine_tuned_model_checkpoint=checkpoint_name(job.fine_tuned_model, checkpoint.step),
             step_number=checkpoint.step,
             metrics={"step": checkpoint.step, **checkpoint.metrics},
             attempt=checkpoint.attempt,

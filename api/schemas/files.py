@@ -2,17 +2,15 @@
 
 from typing import Any, Literal
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 
-from api.schemas.common import Identified, Reply, seconds
+from api.schemas.common import Identified, Reply, optional_seconds, seconds
 from jobs.models import File
-from training.config import FormatName
-
-Purpose = Literal["fine-tune", "assistants", "batch", "vision", "user_data", "evals"]
+from training.data_config import ContainerName, FormatName
 
 
 class FileReply(Identified):
-    """`format`, `num_rows` and `sha256` are ours."""
+    """`container` (of training data), `format`, `num_rows` and `sha256` are ours."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -27,6 +25,7 @@ class FileReply(Identified):
                     "purpose": "fine-tune",
                     "status": "processed",
                     "status_details": None,
+                    "container": "jsonl",
                     "format": "messages",
                     "num_rows": 120,
                     "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
@@ -43,6 +42,7 @@ class FileReply(Identified):
     purpose: str
     status: str
     status_details: str | None
+    container: ContainerName | None
     format: FormatName | None
     num_rows: int | None
     sha256: str
@@ -53,10 +53,12 @@ class FileReply(Identified):
             id=file.id,
             bytes=file.bytes,
             created_at=seconds(file.created_at),
+            expires_at=optional_seconds(file.expires_at),
             filename=file.filename,
             purpose=file.purpose,
             status=file.status,
             status_details=file.status_details,
+            container=file.container,
             format=file.format,
             num_rows=file.num_rows,
             sha256=file.sha256,
@@ -64,7 +66,10 @@ class FileReply(Identified):
 
 
 class RowErrorReply(Reply):
-    """A refused row: where it is, what is wrong, and what would be accepted."""
+    """A refused row: where it is, what is wrong, and what would be accepted.
+
+    `line` is its number among the rows where the container has no lines.
+    """
 
     line: int
     column: int | None
@@ -73,7 +78,10 @@ class RowErrorReply(Reply):
 
 
 class FileReportReply(Reply):
-    """What the check of a training file has found; `errors` is capped, `num_errors` is not."""
+    """What the check of a training file has found; `errors` is capped, `num_errors` is not.
+
+    `remarks` counts the good rows in which something is odd, but kept.
+    """
 
     object: Literal["file.report"] = "file.report"
     file: str
@@ -82,6 +90,8 @@ class FileReportReply(Reply):
     num_errors: int
     errors: list[RowErrorReply]
     extra_columns: dict[str, int]
+    remarks: dict[str, int] = Field(default={})
+    container: ContainerName = "jsonl"
 
     @classmethod
     def of(cls, file: File, report: dict[str, Any]) -> "FileReportReply":

@@ -6,6 +6,7 @@ from typing import Any, Literal
 from api.schemas.common import Reply, optional_seconds, seconds
 from jobs.identity import Identity
 from jobs.models import Artifact, Job, JobFile
+from jobs.service.waiting import Place
 from jobs.states import JobStatus
 
 CREATE_EXAMPLES: dict[str, Any] = {
@@ -47,6 +48,17 @@ CREATE_EXAMPLES: dict[str, Any] = {
     },
 }
 
+RERUN_EXAMPLES: dict[str, Any] = {
+    "as it was": {"value": {}},
+    "changed": {
+        "summary": "A lower learning rate, and no limit",
+        "value": {
+            "training": {"optimization": {"learning_rate": 0.00005}},
+            "limits": {"max_runtime_seconds": None},
+        },
+    },
+}
+
 
 class SupervisedReply(Reply):
     hyperparameters: dict[str, Any]
@@ -78,7 +90,12 @@ class ResourcesReply(Reply):
 
 
 class QueueReply(Reply):
+    """`position`: jobs of the pool that come first; `reason`: what this one waits for."""
+
     position: int
+    pool: str
+    priority: int
+    reason: str
 
 
 class AdapterReply(Reply):
@@ -111,6 +128,7 @@ class JobReply(Reply):
     metadata: dict[str, str] | None
     suffix: str | None
 
+    rerun_of: str | None
     intent: str | None
     phase: str | None
     progress: dict[str, Any] | None
@@ -133,7 +151,8 @@ class JobReply(Reply):
         files: Sequence[JobFile],
         *,
         adapter: Artifact | None,
-        position: int | None,
+        place: Place | None,
+        estimated_finish: float | None,
     ) -> "JobReply":
         training = [f for f in files if f.role == "training"]
         validation = [f.file_id for f in files if f.role == "validation"]
@@ -142,6 +161,7 @@ class JobReply(Reply):
             id=job.id,
             created_at=seconds(job.created_at),
             finished_at=optional_seconds(job.finished_at),
+            estimated_finish=optional_seconds(estimated_finish),
             model=job.model,
             fine_tuned_model=job.fine_tuned_model if succeeded else None,
             organization_id=identity.organization,
@@ -151,11 +171,13 @@ class JobReply(Reply):
             validation_file=validation[0] if validation else None,
             hyperparameters=job.hyperparameters,
             method=MethodReply(supervised=SupervisedReply(hyperparameters=job.hyperparameters)),
-            result_files=[],
+            result_files=[] if job.result_file_id is None else [job.result_file_id],
             seed=job.seed,
             error=None if job.error is None else ErrorOfJob.model_validate(job.error),
+            integrations=job.integrations,
             metadata=job.user_metadata,
             suffix=job.suffix,
+            rerun_of=job.rerun_of,
             intent=job.intent,
             phase=job.phase,
             progress=job.progress,
@@ -167,9 +189,15 @@ class JobReply(Reply):
             attempt=job.attempt,
             crashes=job.crashes,
             started_at=optional_seconds(job.started_at),
-            queue=None if position is None else QueueReply(position=position),
+            queue=None if place is None else _queue(job, place),
             adapter=None if adapter is None else _adapter(adapter),
         )
+
+
+def _queue(job: Job, place: Place) -> QueueReply:
+    return QueueReply(
+        position=place.position, pool=job.pool, priority=job.priority, reason=place.reason
+    )
 
 
 def _adapter(artifact: Artifact) -> AdapterReply:

@@ -3,7 +3,9 @@
 from typing import Any, Literal
 
 from api.schemas.common import Reply, seconds
+from jobs.identity import Identity
 from jobs.models import Model
+from jobs.service.catalogue import READY, NamedCheckpoint
 
 
 class ModelReply(Reply):
@@ -14,22 +16,39 @@ class ModelReply(Reply):
     created: int
     owned_by: str
     status: str
-    kind: Literal["base", "tuned"]
+    kind: Literal["base", "tuned", "checkpoint"]
     job: str | None
     revision: str | None
     facts: dict[str, Any] | None
     error: dict[str, Any] | None
 
     @classmethod
-    def of(cls, model: Model) -> "ModelReply":
+    def of(cls, model: Model | NamedCheckpoint, identity: Identity) -> "ModelReply":
+        """As the asker sees it: jobs of another project do not exist."""
+        if isinstance(model, NamedCheckpoint):
+            return cls._of_checkpoint(model, identity)
         return cls(
             id=model.name,
             created=seconds(model.created_at),
             owned_by=model.owned_by,
             status=model.status,
             kind="base" if model.project_id is None else "tuned",
-            job=model.job_id,
+            job=model.job_id if model.project_id == identity.project_id else None,
             revision=model.revision,
             facts=model.facts,
             error=model.error,
+        )
+
+    @classmethod
+    def _of_checkpoint(cls, named: NamedCheckpoint, identity: Identity) -> "ModelReply":
+        return cls(
+            id=named.name,
+            created=seconds(named.checkpoint.created_at),
+            owned_by=identity.organization,  # nobody outside of it can see the checkpoint
+            status=READY,
+            kind="checkpoint",
+            job=named.job.id if named.job.project_id == identity.project_id else None,
+            revision=None,
+            facts=None,
+            error=None,
         )

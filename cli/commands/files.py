@@ -15,7 +15,7 @@ app = typer.Typer(help="Upload, list and delete data files.", no_args_is_help=Tr
 
 @app.command()
 def upload(
-    path: Annotated[Path, typer.Argument(help="A JSONL file.")],
+    path: Annotated[Path, typer.Argument(help="JSON Lines, JSON, CSV, text, Parquet or Arrow.")],
     purpose: Annotated[str, typer.Option(help="As OpenAI names it.")] = "fine-tune",
 ) -> None:
     """Send a file and have its rows checked; prints its id."""

@@ -1,10 +1,11 @@
-"""`submit`, and the verbs that look at a job, stop it, or fetch what it made."""
+"""`submit`, and the verbs that look at a job or fetch what it made."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from cli.changes import changes_of
 from cli.client import Client, Json, connect, job_path
 from cli.download import download_folder
 from cli.errors import CliError
@@ -90,20 +91,36 @@ def logs(
         bool,
         typer.Option("--follow", "-f", help="Go on to the job's end; fail unless it succeeds."),
     ] = False,
+    tail: Annotated[
+        int | None, typer.Option("--tail", min=0, help="Only the last lines, so many.")
+    ] = None,
 ) -> None:
     """Print what the training process wrote."""
     with connect() as client:
         whole_id = job_id(client, id)
         if not follow_on:
-            with client.stream(job_path(whole_id, "/logs")) as response:
+            asked = {} if tail is None else {"tail": tail}
+            with client.stream(job_path(whole_id, "/logs"), params=asked) as response:
                 for text in response.iter_text():
                     typer.echo(text, nl=False)
             return
-        for event in stream(client, whole_id):
+        lines, last_id = ("", "") if tail is None else _last_lines(client, whole_id, tail)
+        typer.echo(lines, nl=False)
+        for event in stream(client, whole_id, last_id):
             if event.type == "log":
                 typer.echo(event.data["message"], nl=False)
             elif event.type == "end":
                 _exit_by(event.data)
+
+
+def _last_lines(client: Client, job_id: str, count: int) -> tuple[str, str]:
+    """About the last lines of a log (a chunk may hold less than one), and the number after them."""
+    path = job_path(job_id, "/events")
+    chunks = client.get(path, type="log", tail=min(max(1, count), 1000))["data"]
+    text = "".join(chunk["message"] for chunk in reversed(chunks))
+    lines = text.splitlines(keepends=True)
+    last = "".join(lines[len(lines) - min(count, len(lines)) :])
+    return last, str(chunks[0]["seq"]) if chunks else ""
 
 
 def events(
@@ -124,11 +141,32 @@ def events(
     print_table(columns, rows)
 
 
-def cancel(id: JobArgument) -> None:
-    """Stop a job for good."""
+def spec(id: JobArgument) -> None:
+    """Print a job as a job file, with nothing left to choose."""
     with connect() as client:
-        cancelled = client.post(job_path(job_id(client, id), "/cancel"))
-    typer.echo(f"{cancelled['id']} {cancelled['status']}")
+        print_json(client.get(job_path(job_id(client, id), "/spec")))
+
+
+def rerun(
+    id: JobArgument,
+    *,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A change, e.g. training.adapter.r=8."),
+    ] = None,
+    wait: WaitOption = False,
+) -> None:
+    """Send a job again, with changes; `null` goes back to the default."""
+    changes = changes_of(settings or ())
+    with connect() as client:
+        whole_id = job_id(client, id)
+        changes = with_uploads(client, changes, Path())
+        job = client.post(job_path(whole_id, "/rerun"), changes)
+        typer.echo(job["id"])
+        if wait:
+            _follow_to_the_end(client, job["id"])
+        else:
+            _suggest(job["id"], "job {} --wait", "logs -f {}", "cancel {}")
 
 
 def checkpoints(
@@ -221,9 +259,11 @@ def _job_fields(job: Json) -> list[tuple[str, object]]:
     return [
         ("id", job["id"]),
         ("status", job["status"]),
-        ("queue", f"{queue['position']} ahead" if "position" in queue else None),
+        ("intent", job.get("intent")),
+        ("queue", queue.get("reason")),
         ("phase", job.get("phase") if job["status"] == "running" else None),
         ("progress", progress_numbers(job.get("progress") or {})),
+        ("done by", moment(job.get("estimated_finish"))),
         ("model", job["model"]),
         ("training file", job["training_file"]),
         ("fine-tuned", job.get("fine_tuned_model")),
@@ -231,6 +271,7 @@ def _job_fields(job: Json) -> list[tuple[str, object]]:
         ("created", moment(job["created_at"])),
         ("took", duration(ended - began) if ended and began else None),
         ("attempt", job.get("attempt")),
+        ("rerun of", job.get("rerun_of")),
         ("adapter", f"{size(adapter['bytes'])}, sha256 {adapter['sha256']}" if adapter else None),
         ("error", error.get("message")),
         ("remedy", error.get("remedy")),

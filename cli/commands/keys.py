@@ -21,16 +21,19 @@ class Role(StrEnum):
 def create(
     name: Annotated[str, typer.Argument(help="Whose key, or what for.")],
     role: Annotated[Role, typer.Option(help="Admins also keep models and keys.")] = Role.MEMBER,
+    project: Annotated[str | None, typer.Option(help="Make this project, with an admin.")] = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Make a key and print its secret, which is shown this once."""
+    body = {"name": name, "role": role.value} | ({"project": project} if project else {})
     with connect() as client:
-        key = client.post("/api_keys", {"name": name, "role": role.value})
+        key = client.post("/api_keys", body)
     if output is Output.JSON:
         print_json(key)
         return
     typer.echo(key["secret"])
-    hint(f"{key['id']} ({key['name']}, {key['role']}). The secret is not shown again.")
+    whose = f"{key['name']}, {key['role']} of {key['project_id']}"
+    hint(f"{key['id']} ({whose}). The secret is not shown again.")
 
 
 @app.command("list")

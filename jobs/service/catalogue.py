@@ -1,17 +1,40 @@
 """The models: base models that admins add, and what was tuned here."""
 
+import contextlib
+from dataclasses import dataclass
+
 from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
 from jobs.database import now
-from jobs.errors import Conflict, InvalidRequest
+from jobs.errors import Conflict, Forbidden, InvalidRequest, NotFound
 from jobs.identity import Identity
-from jobs.models import Model, new_id
-from jobs.repository import Lock, model_of, models_of, open_job_using
+from jobs.models import Checkpoint, Job, Model, new_id
+from jobs.names import split_checkpoint_name
+from jobs.repository import (
+    Lock,
+    model_of,
+    models_of,
+    named_checkpoint,
+    open_job_using,
+    owner_of_model,
+    permitted_names,
+)
 from jobs.requests import ModelRequest
 from jobs.service.events import open_stream
+from jobs.service.exports import open_export_using
+from jobs.states import OPEN
 
 PENDING, READY, ERROR = "pending", "ready", "error"
+
+
+@dataclass(frozen=True)
+class NamedCheckpoint:
+    """A checkpoint under the name it has as a model."""
+
+    name: str
+    checkpoint: Checkpoint
+    job: Job
 
 
 def add(session: Session, identity: Identity, request: ModelRequest) -> Model:
@@ -47,28 +70,63 @@ def _taken(name: str) -> Select[str]:
     return select(Model.id).where(Model.name == name, Model.removed_at.is_(None))
 
 
-def list_models(session: Session, identity: Identity) -> list[Model]:
-    """The base models, and what this project has tuned, newest first."""
-    return models_of(session, identity)
+def list_models(session: Session, identity: Identity) -> list[Model | NamedCheckpoint]:
+    """The base models, what this project has tuned, and what it may use of others.
+
+    Newest first; checkpoints come last, and only those of others: the project's own are listed
+    with their jobs.
+    """
+    checkpoints = []
+    for name in permitted_names(session, identity):
+        if split_checkpoint_name(name) is not None:
+            with contextlib.suppress(NotFound):
+                checkpoints.append(_checkpoint(session, identity, name))
+    return [*models_of(session, identity), *checkpoints]
 
 
-def get(session: Session, identity: Identity, name: str) -> Model:
-    """A model by its name; raises NotFound."""
+def get(session: Session, identity: Identity, name: str) -> Model | NamedCheckpoint:
+    """A model by its name, or a checkpoint by the name it has as a model; raises NotFound."""
+    if split_checkpoint_name(name) is not None:
+        return _checkpoint(session, identity, name)
     return model_of(session, identity, name)
 
 
-def remove(session: Session, identity: Identity, name: str) -> Model:
-    """Take a model out of the catalogue; the files of its job stay.
+def remove(session: Session, identity: Identity, name: str) -> None:
+    """Take a model out of the catalogue; the files of its job stay. A checkpoint is hidden.
 
     Raises:
         NotFound: There is no such model.
-        Forbidden: It is a base model, and the asker is not an admin.
-        Conflict: It is a base model that an open job needs.
+        Forbidden: It is a base model and the asker is not an admin, or it is another project's.
+        Conflict: An open job needs it.
     """
-    model = model_of(session, identity, name, lock=Lock.CHANGE)
+    owner = owner_of_model(session, identity, name, lock=Lock.CHANGE)
+    if owner is not None and owner != identity.project_id:
+        raise Forbidden(
+            f"model {name!r} belongs to another project, which lets this one use it",
+            code="not_the_owner",
+        )
+    if split_checkpoint_name(name) is not None:
+        _hide(session, _checkpoint(session, identity, name))
+        return
+    model = model_of(session, identity, name)
     if model.project_id is None:
         identity.require_admin()
         if (job := open_job_using(session, model.id)) is not None:
             raise Conflict(f"model {name!r} is in use by job {job.id}", code="model_in_use")
+        if (export := open_export_using(session, model.id)) is not None:
+            raise Conflict(f"model {name!r} is in use by export {export.id}", code="model_in_use")
     model.removed_at = now(session)
-    return model
+
+
+def _checkpoint(session: Session, identity: Identity, name: str) -> NamedCheckpoint:
+    return NamedCheckpoint(name, *named_checkpoint(session, identity, name))
+
+
+def _hide(session: Session, named: NamedCheckpoint) -> None:
+    if named.job.status in OPEN:
+        raise Conflict(
+            f"model {named.name!r} is a checkpoint of job {named.job.id}, which may go on from it; "
+            "wait for its end, or cancel it",
+            code="model_in_use",
+        )
+    named.checkpoint.deleted_at = now(session)

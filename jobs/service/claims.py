@@ -8,20 +8,31 @@ import itertools
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
-from sqlalchemy import ColumnElement, Select, func, select
+from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
 
 from jobs.database import now
-from jobs.models import Checkpoint, File, Job, JobFile, Model, Run, Worker, new_id
+from jobs.models import Checkpoint, Export, File, Job, JobFile, Model, Run, Worker, new_id
 from jobs.service.catalogue import PENDING
+from jobs.service.export_runs import ExportPlan, begin, next_export, plan
+from jobs.service.file_checks import CheckAssignment, begin_check, check_assignment, next_file
 from jobs.service.moves import move
+from jobs.service.starts import TunedWeights, tuned_weights
 from jobs.settings import Settings
 from jobs.states import JobStatus, RunKind
-from training.config import FormatName, TrainingConfig
+from training.config import TrainingConfig
+from training.data_config import ContainerName, FormatName
+from training.integration_config import MlflowConfig, WandbConfig
 from training.run_directory import Manifest
+from training.section import Section
+
+Config = TypeVar("Config", bound=Section)
 
 GPU, CPU, LIGHT = "gpu", "cpu", "light"
+_BEST = 16
+"""Of so many a claim takes the first that nobody has locked: more are not changed at once."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +55,8 @@ class Claim:
     attempt: int
     job_id: str | None
     model_id: str | None
+    export_id: str | None
+    file_id: str | None
     slot: str
     gpu_indices: tuple[int, ...]
 
@@ -66,6 +79,7 @@ class StagedFile:
     role: str
     artifact_key: str
     sha256: str
+    container: ContainerName
     format: FormatName
     weight: float
 
@@ -90,14 +104,33 @@ class TrainAssignment:
     model: ModelSource
     files: tuple[StagedFile, ...]
     checkpoints: tuple[StoredCheckpoint, ...]
+    tuned: TunedWeights
+    wandb: WandbConfig | None
+    mlflow: MlflowConfig | None
     fine_tuned_model: str
+
+
+@dataclass(frozen=True)
+class ExportAssignment:
+    """Everything the run of an export needs to know."""
+
+    plan: ExportPlan
+    model: ModelSource
+
+
+Assignment = TrainAssignment | ExportAssignment | CheckAssignment | ModelSource
 
 
 @dataclass(frozen=True)
 class _Free:
     gpu_indices: tuple[int, ...]
     cpu: bool
+    """Where there are GPUs, of use to exports only."""
     light: bool
+
+    @property
+    def slots(self) -> list[str]:
+        return [*([LIGHT] if self.light else []), *([CPU] if self.cpu else [])]
 
 
 def register(session: Session, offer: Offer) -> None:
@@ -116,12 +149,16 @@ def register(session: Session, offer: Offer) -> None:
 def claim(session: Session, offer: Offer, settings: Settings) -> Claim | None:
     """The most deserving work that fits into what this worker has free, or None."""
     free = _free(session, offer)
-    if free.light and (model := session.scalar(_pending_models())) is not None:
-        model.attempts += 1
-        run = _open(session, offer, settings, LIGHT, ())
-        run.kind, run.model_id, run.attempt = RunKind.INSPECT, model.id, model.attempts
+    if free.light and (light := _light_run(session, offer, settings)) is not None:
+        return _claimed(session, light)
+    requirements = list(_satisfied(offer.provides))
+    export = next_export(session, offer.pool, free.slots, requirements)
+    if export is not None:  # before any job: it is short, and somebody waits for what is trained
+        run = _open(session, offer, settings, export.slot, ())
+        run.kind = RunKind.EXPORT
+        begin(export, run)
         return _claimed(session, run)
-    job = session.scalar(_queued_jobs(offer, free))
+    job = _most_deserving(session, offer, free)
     if job is None:
         return None
     count = job.gpus if job.gpus is not None else min(1, offer.gpus)
@@ -129,10 +166,32 @@ def claim(session: Session, offer: Offer, settings: Settings) -> Claim | None:
     return _start(session, job, _open(session, offer, settings, slot, free.gpu_indices[:count]))
 
 
-def assignment(session: Session, claimed: Claim) -> TrainAssignment | ModelSource:
+def _light_run(session: Session, offer: Offer, settings: Settings) -> Run | None:
+    """A run that reads what is new: a model of the catalogue, or an uploaded file."""
+    if (model := session.scalar(_pending_models())) is not None:
+        model.attempts += 1
+        run = _open(session, offer, settings, LIGHT, ())
+        run.kind, run.model_id, run.attempt = RunKind.INSPECT, model.id, model.attempts
+        return run
+    if (file := next_file(session)) is not None:
+        run = _open(session, offer, settings, LIGHT, ())
+        run.kind = RunKind.CHECK
+        begin_check(file, run)
+        return run
+    return None
+
+
+def assignment(session: Session, claimed: Claim) -> Assignment:
     """What a claimed run is to do."""
     if claimed.kind == RunKind.INSPECT:
         return _source(session.get_one(Model, claimed.model_id), None)
+    if claimed.kind == RunKind.CHECK:
+        return check_assignment(session, claimed.file_id)
+    if claimed.kind == RunKind.EXPORT:
+        export = session.get_one(Export, claimed.export_id)
+        job = session.get_one(Job, export.job_id)
+        base = _source(session.get_one(Model, job.model_id), job.model_sha256)
+        return ExportAssignment(plan(session, export, job), base)
     job = session.get_one(Job, claimed.job_id)
     return TrainAssignment(
         training=TrainingConfig.model_validate(job.training),
@@ -140,6 +199,9 @@ def assignment(session: Session, claimed: Claim) -> TrainAssignment | ModelSourc
         model=_source(session.get_one(Model, job.model_id), job.model_sha256),
         files=tuple(_staged_files(session, job)),
         checkpoints=tuple(_stored_checkpoints(session, job)),
+        tuned=tuned_weights(session, job),
+        wandb=_integration(job, "wandb", WandbConfig),
+        mlflow=_integration(job, "mlflow", MlflowConfig),
         fine_tuned_model=job.fine_tuned_model,
     )
 
@@ -178,6 +240,8 @@ def _claimed(session: Session, run: Run) -> Claim:
         attempt=run.attempt,
         job_id=run.job_id,
         model_id=run.model_id,
+        export_id=run.export_id,
+        file_id=run.file_id,
         slot=run.slot,
         gpu_indices=tuple(run.gpu_indices),
     )
@@ -197,7 +261,7 @@ def _free(session: Session, offer: Offer) -> _Free:
     slots = {run.slot for run in holding}
     return _Free(
         gpu_indices=tuple(index for index in range(offer.gpus) if index not in taken),
-        cpu=offer.gpus == 0 and CPU not in slots,
+        cpu=CPU not in slots,
         light=LIGHT not in slots,
     )
 
@@ -212,8 +276,27 @@ def _pending_models() -> Select[Model]:
     )
 
 
-def _queued_jobs(offer: Offer, free: _Free) -> Select[Job]:
-    """Highest priority first, then the owner with least running, then who waits longest."""
+def _most_deserving(session: Session, offer: Offer, free: _Free) -> Job | None:
+    """A queued job that fits, locked.
+
+    Who else locks a queued job changes it, and rings the bell if it stays queued.
+    """
+    for job_id in session.scalars(_queue(offer, free)).all():
+        job = session.scalar(
+            select(Job)
+            .where(Job.id == job_id, Job.status == JobStatus.QUEUED)
+            .with_for_update(skip_locked=True)
+        )
+        if job is not None:
+            return job
+    return None
+
+
+def _queue(offer: Offer, free: _Free) -> Select[str]:
+    """Highest priority first, then the owner with least running, then who waits longest.
+
+    Nothing is asked for but what is in the index of the queue: no row is read.
+    """
     running = (
         select(Job.created_by, func.count().label("count"))
         .where(Job.status == JobStatus.RUNNING)
@@ -222,27 +305,23 @@ def _queued_jobs(offer: Offer, free: _Free) -> Select[Job]:
     )
     largest = len(free.gpu_indices) if offer.gpus else (0 if free.cpu else -1)
     least = min(1, offer.gpus)
-    needed = func.coalesce(Job.gpus, least)
     return (
-        select(Job)
+        select(Job.id)
         .outerjoin(running, running.c.created_by == Job.created_by)
         .where(
             Job.status == JobStatus.QUEUED,
             Job.pool == offer.pool,
             Job.requires.in_(list(_satisfied(offer.provides))),
-            needed.between(least, largest),
-            ~_still_held(),
+            func.coalesce(Job.gpus, least).between(least, largest),
+            Job.id.not_in(_STILL_HELD),
         )
         .order_by(Job.priority.desc(), func.coalesce(running.c.count, 0), Job.queued_at, Job.id)
-        .limit(1)
-        # Who locks a queued job is ending it.
-        .with_for_update(of=Job, skip_locked=True)
+        .limit(_BEST)
     )
 
 
-def _still_held() -> ColumnElement[bool]:
-    """A run of the job is still open (its processes may live): one job never trains twice."""
-    return select(Run.id).where(Run.job_id == Job.id, Run.ended_at.is_(None)).exists()
+# A run of the job is still open (its processes may live): one job never trains twice.
+_STILL_HELD = select(Run.job_id).where(Run.ended_at.is_(None), Run.job_id.is_not(None))
 
 
 def _satisfied(provides: frozenset[str]) -> Iterator[str]:
@@ -262,15 +341,21 @@ def _source(model: Model, sha256: str | None) -> ModelSource:
     )
 
 
+def _integration(job: Job, kind: str, config: type[Config]) -> Config | None:
+    asked = [each[kind] for each in job.integrations or () if each["type"] == kind]
+    return config.model_validate(asked[0]) if asked else None
+
+
 def _staged_files(session: Session, job: Job) -> Iterator[StagedFile]:
     rows = session.execute(
-        select(JobFile, File.artifact_key)
+        select(JobFile, File.artifact_key, File.container)
         .join(File, File.id == JobFile.file_id)
         .where(JobFile.job_id == job.id)
         .order_by(JobFile.role, JobFile.position)
     )
-    for pin, key in rows:
-        yield StagedFile(pin.role, key, pin.sha256, pin.format, pin.weight)
+    for pin, key, container in rows:
+        assert pin.format is not None
+        yield StagedFile(pin.role, key, pin.sha256, container or "jsonl", pin.format, pin.weight)
 
 
 def _stored_checkpoints(session: Session, job: Job) -> Iterator[StoredCheckpoint]:

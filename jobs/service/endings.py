@@ -12,12 +12,16 @@ from sqlalchemy.orm import Session
 from jobs.database import now
 from jobs.models import Artifact, Checkpoint, Job, Model, Organization, Project, Run, new_id
 from jobs.service.catalogue import ERROR, PENDING, READY
-from jobs.service.moves import move
+from jobs.service.export_runs import Made, lock_running_export, settle_export
+from jobs.service.file_checks import settle_check
+from jobs.service.files import RESULTS_PURPOSE, StoredFile, keep
+from jobs.service.moves import fail, move
 from jobs.service.records import Fence, hold, lock_running_job
 from jobs.settings import Settings
-from jobs.states import JobStatus, RunOutcome, settle
+from jobs.states import ExportStatus, Intent, JobStatus, RunOutcome, settle
 from training.events import Failure, Level
 from training.facts import ModelFacts
+from training.file_check import FileReport
 
 _ADAPTER_ARCHIVE = "adapter.zip"
 _SENTENCES = {
@@ -30,7 +34,7 @@ LOST = Failure(
     code="worker_lost",
     message="the worker stopped answering",
     fault="infrastructure",
-    remedy="nothing to do: the job is picked up again",
+    remedy="look at the worker's host and its log, then run the job again",
 )
 
 
@@ -52,10 +56,20 @@ class Ending:
     failure: Failure | None = None
     trained_tokens: int | None = None
     artifacts: tuple[StoredArtifact, ...] = ()
+    results: StoredArtifact | None = None
+    """The table of what was measured."""
     facts: ModelFacts | None = None
+    made: Made | None = None
+    """Of an export."""
+    report: FileReport | None = None
+    """Of a checked file."""
 
 
-def finish(session: Session, fence: Fence, ending: Ending, settings: Settings) -> JobStatus | None:
+Settled = JobStatus | ExportStatus | None
+"""Where a run's end leaves what it was for; None: nothing that a worker could go on with."""
+
+
+def finish(session: Session, fence: Fence, ending: Ending, settings: Settings) -> Settled:
     """Close a run of ours and settle what it was for; raises Fenced."""
     return _close(session, hold(session, fence), ending, settings)
 
@@ -86,16 +100,21 @@ def abandon(session: Session, worker_id: str, settings: Settings) -> list[str]:
     return [run.id for run in runs]
 
 
-def _close(session: Session, run: Run, ending: Ending, settings: Settings) -> JobStatus | None:
+def _close(session: Session, run: Run, ending: Ending, settings: Settings) -> Settled:
     at = now(session)
-    job = lock_running_job(session, run)
-    cancelled = run.job_id is not None and job is None
+    job, export = lock_running_job(session, run), lock_running_export(session, run)
+    cancelled = (run.job_id or run.export_id) is not None and job is None and export is None
     run.outcome = RunOutcome.CANCELLED if cancelled else ending.outcome
     run.failure = None if ending.failure is None else ending.failure.model_dump()
     run.ended_at = at
     run.slots_freed_at = run.slots_freed_at or at
     if run.model_id is not None:
         _settle_model(session.get_one(Model, run.model_id), ending, settings)
+    if export is not None:
+        return settle_export(session, export, ending.outcome, ending.made, ending.failure, settings)
+    if run.file_id is not None:
+        found = ending.report or ending.failure
+        return settle_check(session, run.file_id, ending.outcome, found, settings)
     return None if job is None else _settle_job(session, job, ending, settings)
 
 
@@ -136,7 +155,7 @@ def _count(session: Session, job: Job, outcome: RunOutcome, settings: Settings) 
         job.crashes = 1 if step > job.crash_step else job.crashes + 1
         job.crash_step = max(step, job.crash_step)
         return job.crashes >= settings.max_crashes
-    if outcome in {RunOutcome.LOST, RunOutcome.INTERRUPTED} and job.intent is None:
+    if outcome in {RunOutcome.LOST, RunOutcome.INTERRUPTED} and job.intent != Intent.PAUSE:
         job.lost_runs += 1
         return job.lost_runs >= settings.max_lost_runs
     return False
@@ -166,26 +185,35 @@ def _succeed(session: Session, job: Job, ending: Ending) -> None:
             created_at=at,
         )
     )
+    if ending.results is not None:
+        job.result_file_id = _keep_results(session, job, ending.results)
     job.finished_at = at
     move(session, job, JobStatus.SUCCEEDED, f"New fine-tuned model created: {job.fine_tuned_model}")
 
 
-def fail(session: Session, job: Job, failure: Failure) -> None:
-    """End a locked job as failed."""
-    error = failure.model_dump()
-    job.error = error
-    job.finished_at = now(session)
-    move(session, job, JobStatus.FAILED, failure.message, level="error", data={"error": error})
+def _keep_results(session: Session, job: Job, results: StoredArtifact) -> str:
+    file = StoredFile(
+        id=new_id("file-"),
+        filename=results.name,
+        purpose=RESULTS_PURPOSE,
+        bytes=results.bytes,
+        sha256=results.sha256,
+        artifact_key=results.key,
+    )
+    return keep(session, job.project_id, file).id
 
 
 def _reason(job: Job, ending: Ending, *, exhausted: bool) -> Failure:
     failure = ending.failure or Failure(
-        code="unknown", message="the run ended without saying why", fault="infrastructure"
+        code="unknown",
+        message="the run ended without saying why",
+        fault="infrastructure",
+        remedy="look at the worker's log",
     )
     if not exhausted:
         return failure
     message = f"{failure.message} (given up after {job.attempt} attempts)"
-    return failure.model_copy(update={"message": message, "remedy": None})
+    return failure.model_copy(update={"message": message})
 
 
 def _go_on(session: Session, job: Job, ending: Ending, status: JobStatus) -> None:
@@ -195,4 +223,5 @@ def _go_on(session: Session, job: Job, ending: Ending, status: JobStatus) -> Non
     level: Level = "info" if ending.outcome == RunOutcome.INTERRUPTED else "warning"
     message = _SENTENCES[ending.outcome] if status == JobStatus.QUEUED else "The job is paused"
     move(session, job, status, message + cause, level=level)
-    job.intent = None
+    if status == JobStatus.PAUSED:
+        job.intent = None  # it has happened; a stop has not

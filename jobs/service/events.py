@@ -19,6 +19,7 @@ from jobs.repository import events_page, job_of
 from training.events import Level
 
 SHOWN_TYPES = ("message", "metrics", "sample")
+_LOG_CHUNKS = 50
 EVENT_TYPES = (*SHOWN_TYPES, "checkpoint", "status", "rewound", "log")
 
 
@@ -122,6 +123,56 @@ def since(
     if types is not None:
         query = query.where(Event.type.in_(types))
     return list(session.scalars(query.order_by(Event.seq).limit(limit)))
+
+
+def before_last(
+    session: Session, stream_id: str, count: int, types: Sequence[str] | None = None
+) -> int:
+    """The number after which the last `count` events (of these types) come; 0: all of them."""
+    query = select(Event.seq).where(Event.stream_id == stream_id)
+    if types is not None:
+        query = query.where(Event.type.in_(types))
+    return session.scalar(query.order_by(Event.seq.desc()).offset(count).limit(1)) or 0
+
+
+def last_lines(session: Session, stream_id: str, count: int) -> tuple[str, int]:
+    """Where the last lines of a log begin.
+
+    Returns:
+        What belongs to them of the chunk in which they begin, and the number of that chunk; what
+        follows it belongs to them whole.
+    """
+    before = None
+    while chunks := _log_chunks(session, stream_id, before):
+        for seq, text in chunks:
+            # The newline that ends the log begins no line.
+            body = text.removesuffix("\n") if before is None and seq == chunks[0][0] else text
+            if (found := body.count("\n")) >= count:
+                beginning = body.rsplit("\n", count)[0] + "\n" if count else text
+                return text[len(beginning) :], seq
+            count -= found
+        before = chunks[-1][0]
+    return "", 0
+
+
+def _log_chunks(session: Session, stream_id: str, before: int | None) -> list[tuple[int, str]]:
+    """Some pieces of a log, the newest first."""
+    query = select(Event.seq, Event.message).where(
+        Event.stream_id == stream_id, Event.type == "log"
+    )
+    if before is not None:
+        query = query.where(Event.seq < before)
+    rows = session.execute(query.order_by(Event.seq.desc()).limit(_LOG_CHUNKS))
+    return [(seq, text) for seq, text in rows]
+
+
+def measured(session: Session, stream_id: str) -> list[tuple[int, dict[str, Any]]]:
+    """Every step's numbers, in order, without what a later attempt has replaced."""
+    query = select(Event.step, Event.data).where(
+        Event.stream_id == stream_id, Event.type == "metrics", Event.superseded.is_(False)
+    )
+    rows = session.execute(query.order_by(Event.step, Event.seq))
+    return [(step, data) for step, data in rows if step is not None and data is not None]
 
 
 def last_seqs(session: Session, stream_ids: Iterable[str]) -> dict[str, int]:

@@ -9,12 +9,8 @@ from typing import Any
 
 from jobs.errors import InvalidRequest
 from jobs.requests import Hyperparameters, JobRequest
-from training.config import (
-    FULL_LEARNING_RATE,
-    LORA_LEARNING_RATE,
-    OptimizationConfig,
-    TrainingConfig,
-)
+from training.config import TrainingConfig
+from training.optimization_config import FULL_LEARNING_RATE, LORA_LEARNING_RATE, OptimizationConfig
 
 _METHOD = "method.supervised.hyperparameters"
 _TRAINING = "training.optimization"
@@ -40,16 +36,15 @@ def merged(request: JobRequest) -> TrainingConfig:
     return training.model_copy(update={"optimization": OptimizationConfig(**section)})
 
 
-def echoed(training: TrainingConfig) -> dict[str, int | float]:
-    """OpenAI's three of a resolved configuration."""
+def echoed(training: TrainingConfig) -> dict[str, int | float | str]:
+    """OpenAI's three of a configuration; `auto` where the rows are still to decide."""
     optimization = training.optimization
-    assert optimization.num_train_epochs is not None
-    assert optimization.learning_rate is not None
-    epochs = optimization.num_train_epochs
+    epochs, default = optimization.num_train_epochs, _default_rate(training)
+    rate = default if optimization.learning_rate is None else optimization.learning_rate
     return {
-        "n_epochs": int(epochs) if epochs.is_integer() else epochs,
+        "n_epochs": "auto" if epochs is None else int(epochs) if epochs.is_integer() else epochs,
         "batch_size": training.effective_batch_size,
-        "learning_rate_multiplier": round(optimization.learning_rate / _default_rate(training), 12),
+        "learning_rate_multiplier": round(rate / default, 12),
     }
 
 
@@ -104,27 +99,39 @@ def _batch(asked: Hyperparameters, training: TrainingConfig, prefix: str) -> dic
     given = optimization.model_fields_set
     device, accumulation = "per_device_train_batch_size", "gradient_accumulation_steps"
     size, steps = optimization.per_device_train_batch_size, optimization.gradient_accumulation_steps
+    processes = training.parallelism.count
     if device in given and accumulation in given:
         _agree(
             f"{prefix}.batch_size",
             asked.batch_size,
-            f"{_TRAINING}.{device} * {accumulation}",
+            f"{_TRAINING}.{device} * {accumulation}{_each(processes)}",
             training.effective_batch_size,
         )
-    elif device in given:
-        steps = _divided(asked.batch_size, size, prefix, device)
-    elif accumulation in given:
-        size = _divided(asked.batch_size, steps, prefix, accumulation)
+        return {device: size, accumulation: steps}
+    fixed, key = (size, device) if device in given else (steps, accumulation)
+    if device in given or accumulation in given:
+        fixed, key = fixed * processes, f"{_TRAINING}.{key}{_each(processes)}"
     else:
-        size = next(n for n in range(_LARGEST_DEVICE_BATCH, 0, -1) if asked.batch_size % n == 0)
-        steps = asked.batch_size // size
+        fixed, key = processes, "training.parallelism.num_processes"
+    rest = _divided(asked.batch_size, fixed, prefix, key)
+    if device in given:
+        steps = rest
+    elif accumulation in given:
+        size = rest
+    else:
+        size = next(n for n in range(_LARGEST_DEVICE_BATCH, 0, -1) if rest % n == 0)
+        steps = rest // size
     return {device: size, accumulation: steps}
+
+
+def _each(processes: int) -> str:
+    return f" * {processes} processes" if processes > 1 else ""
 
 
 def _divided(batch_size: int, by: int, prefix: str, key: str) -> int:
     if batch_size % by:
         raise InvalidRequest(
-            f"{prefix}.batch_size = {batch_size} is not a multiple of {_TRAINING}.{key} = {by}; "
+            f"{prefix}.batch_size = {batch_size} is not a multiple of {key} = {by}; "
             f"give a multiple of {by}",
             param=f"{prefix}.batch_size",
         )

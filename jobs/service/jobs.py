@@ -1,16 +1,17 @@
-"""What a job's owner sees of it and does to it after it was made."""
+"""What a job's owner sees of it after it was made."""
+
+from collections.abc import Sequence
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from jobs.database import now
-from jobs.errors import Conflict, NotFound
+from jobs.errors import NotFound
 from jobs.identity import Identity
-from jobs.models import Artifact, Checkpoint, Job, JobFile, Run
+from jobs.models import Artifact, Checkpoint, Event, Job, JobFile, Run
 from jobs.pages import Page
-from jobs.repository import Lock, checkpoints_page, files_of_job, job_of, jobs_ahead, jobs_page
-from jobs.service.moves import move
-from jobs.states import TERMINAL, JobStatus
+from jobs.repository import checkpoints_page, files_of_jobs, job_of, jobs_page
+from jobs.states import JobStatus
 
 
 def get(session: Session, identity: Identity, job_id: str) -> Job:
@@ -30,28 +31,20 @@ def list_jobs(
     return jobs_page(session, identity, after=after, limit=limit, metadata=metadata)
 
 
-def cancel(session: Session, identity: Identity, job_id: str) -> Job:
-    """End a job now. Its run, if it has one, keeps its slots until its processes are gone.
-
-    Raises:
-        NotFound: The project has no such job.
-        Conflict: It has succeeded or failed already.
-    """
-    job = job_of(session, identity, job_id, lock=Lock.CHANGE)
-    if job.status == JobStatus.CANCELLED:
-        return job
-    if job.status in TERMINAL:
-        raise Conflict(f"the job has already {job.status.value}", code="job_finished")
-    move(session, job, JobStatus.CANCELLED, "The job was cancelled")
-    job.finished_at = now(session)
-    return job
-
-
 def runs(session: Session, identity: Identity, job_id: str) -> list[Run]:
     """The job's runs, newest first; raises NotFound."""
     job = job_of(session, identity, job_id)
     query = select(Run).where(Run.job_id == job.id)
     return list(session.scalars(query.order_by(Run.attempt.desc())))
+
+
+def resumed_steps(session: Session, identity: Identity, job_id: str) -> dict[int, int]:
+    """The steps from which attempts went on, by attempt; raises NotFound."""
+    job = job_of(session, identity, job_id)
+    query = select(Event.attempt, Event.data).where(
+        Event.stream_id == job.id, Event.type == "rewound"
+    )
+    return {attempt: data["step"] for attempt, data in session.execute(query) if data}
 
 
 def checkpoints(
@@ -99,10 +92,29 @@ def artifact(session: Session, identity: Identity, job_id: str, name: str) -> Ar
     return found
 
 
-def files_of(session: Session, job: Job) -> list[JobFile]:
-    return files_of_job(session, job.id)
+def artifacts_named(session: Session, job_ids: Sequence[str], name: str) -> dict[str, Artifact]:
+    """The result of this name of those jobs that have one, by job."""
+    if not job_ids:
+        return {}
+    query = select(Artifact).where(Artifact.job_id.in_(job_ids), Artifact.name == name)
+    return {artifact.job_id: artifact for artifact in session.scalars(query)}
 
 
-def queue_position(session: Session, job: Job) -> int:
-    """How many queued jobs of the pool are ahead of this one."""
-    return jobs_ahead(session, job)
+def files_of(session: Session, job_ids: Sequence[str]) -> dict[str, list[JobFile]]:
+    """The files that each of these jobs reads, by role and position."""
+    found: dict[str, list[JobFile]] = {job_id: [] for job_id in job_ids}
+    for file in files_of_jobs(session, job_ids):
+        found[file.job_id].append(file)
+    return found
+
+
+def estimated_finish(session: Session, job: Job) -> float | None:
+    """When a job that trains will be done, at the pace it was last measured; else None.
+
+    None as well while it is asked to pause or stop: it will not go on to its end then.
+    """
+    left: float | None = (job.progress or {}).get("eta_seconds")
+    trains = job.status == JobStatus.RUNNING and job.phase == "training" and job.intent is None
+    if not trains or left is None or job.progressed_at is None:
+        return None
+    return max(now(session), job.progressed_at + left)

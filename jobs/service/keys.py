@@ -4,10 +4,11 @@ import hashlib
 import secrets
 
 from sqlalchemy import Select, select
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from jobs.database import now
-from jobs.errors import Conflict, Unauthenticated
+from jobs.errors import Conflict, InvalidRequest, Unauthenticated
 from jobs.identity import Identity, Role
 from jobs.models import ApiKey, Organization, Project, new_id
 from jobs.repository import key_of
@@ -56,14 +57,53 @@ def authenticate(session: Session, secret: str) -> Identity:
     )
 
 
-def create(session: Session, identity: Identity, *, name: str, role: Role) -> tuple[ApiKey, str]:
-    """A new key of the asker's project, and its secret.
+def create(
+    session: Session, identity: Identity, *, name: str, role: Role, project: str | None = None
+) -> tuple[ApiKey, str]:
+    """A new key of the asker's project, or the first one of a new project, and its secret.
+
+    Args:
+        session: The transaction.
+        identity: Who asks.
+        name: Whose key it is, or what for.
+        role: What it may do.
+        project: The name of a project to make in the organisation.
 
     Raises:
         Forbidden: The asker is not an admin.
+        InvalidRequest: The project exists: the keys of another one are its own admins' to make.
     """
     identity.require_admin()
-    return _add(session, identity.project_id, name=name, role=role)
+    own = session.get_one(Project, identity.project_id)
+    if project is None or project == own.name:
+        return _add(session, own.id, name=name, role=role)
+    return _add(session, _add_project(session, own, project, role).id, name=name, role=role)
+
+
+def _add_project(session: Session, own: Project, name: str, role: Role) -> Project:
+    if role != "admin":
+        raise InvalidRequest(
+            f"role: {role!r}, but the first key of the new project {name!r} is its admin's, who "
+            "makes the others; give 'admin'",
+            param="role",
+            code="project_without_admin",
+        )
+    project = Project(
+        id=new_id("proj_"),
+        organization_id=own.organization_id,
+        name=name,
+        created_at=now(session),
+    )
+    try:
+        with session.begin_nested():
+            session.add(project)
+    except IntegrityError as error:
+        raise InvalidRequest(
+            f"project: {name!r} exists already; its keys are made by its own admins",
+            param="project",
+            code="project_exists",
+        ) from error
+    return project
 
 
 def list_keys(session: Session, identity: Identity) -> list[ApiKey]:

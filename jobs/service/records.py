@@ -13,10 +13,11 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from jobs.database import now
-from jobs.models import Checkpoint, Job, Run, new_id
+from jobs.models import Checkpoint, Export, Job, Run, new_id
 from jobs.service.events import Draft, append, supersede
+from jobs.service.export_runs import lock_running_export
 from jobs.settings import Settings
-from jobs.states import Intent, JobStatus
+from jobs.states import ExportStatus, Intent, JobStatus
 from training.config import TrainingConfig
 from training.events import (
     CheckpointSaved,
@@ -54,14 +55,18 @@ class Orders:
 def orders(session: Session, fence: Fence) -> Orders:
     """A look without a write; raises Fenced."""
     row = session.execute(
-        select(Job.status, Job.intent)
+        select(Job.status, Job.intent, Export.status.label("export_status"))
         .select_from(Run)
         .outerjoin(Job, Job.id == Run.job_id)
+        .outerjoin(Export, Export.id == Run.export_id)
         .where(*_held(fence))
     ).one_or_none()
     if row is None:
         raise Fenced(fence.run_id)
-    return Orders(cancelled=row.status not in {None, JobStatus.RUNNING}, intent=row.intent)
+    cancelled = row.status not in {None, JobStatus.RUNNING} or (
+        row.export_status not in {None, ExportStatus.RUNNING}
+    )
+    return Orders(cancelled=cancelled, intent=row.intent)
 
 
 def heartbeat(session: Session, fence: Fence, settings: Settings) -> Orders:
@@ -83,12 +88,17 @@ def record(
     The same batch again, after a reply that was lost, changes nothing.
     """
     run = hold(session, fence, lease_expires_at=now(session) + settings.lease_seconds)
-    job = lock_running_job(session, run)
+    job, export = lock_running_job(session, run), lock_running_export(session, run)
     is_new, run.relayed_bytes = relayed_bytes > run.relayed_bytes, relayed_bytes
+    drafts = [draft for event in events for draft in _drafts(event, run.attempt)]
     if job is not None and is_new:
         for event in events:
             _apply(session, job, run, event)
-        append(session, job.id, [d for event in events for d in _drafts(event, run.attempt)])
+        append(session, job.id, drafts)
+    elif export is not None and is_new:
+        for event in events:
+            export.phase = event.phase if isinstance(event, Progress) else export.phase
+        append(session, export.id, drafts)
     return orders(session, fence)
 
 
@@ -101,7 +111,7 @@ def record_log(session: Session, fence: Fence, text: str, *, log_bytes: int) -> 
     if log_bytes <= run.log_bytes:
         return
     run.log_bytes = log_bytes
-    stream_id = run.job_id or run.model_id
+    stream_id = run.job_id or run.model_id or run.export_id or run.file_id
     assert stream_id is not None
     append(session, stream_id, [Draft("log", text, attempt=run.attempt)])
 
@@ -109,13 +119,14 @@ def record_log(session: Session, fence: Fence, text: str, *, log_bytes: int) -> 
 def record_checkpoint(
     session: Session,
     fence: Fence,
+    saved: CheckpointSaved,
     *,
-    step: int,
     key_prefix: str,
     manifest: Manifest,
-    metrics: dict[str, float | int | None],
 ) -> None:
     """Make an uploaded checkpoint exist, and hide those beyond the number to keep.
+
+    The one it names as the best so far is kept beside them.
 
     Raises:
         Fenced: The run is not ours, or its job is not running.
@@ -124,6 +135,7 @@ def record_checkpoint(
     job = lock_running_job(session, run)
     if job is None:
         raise Fenced(fence.run_id)
+    step = saved.step
     same = (Checkpoint.job_id == job.id, Checkpoint.key_prefix == key_prefix)
     if session.scalar(select(Checkpoint.id).where(*same)) is not None:
         return  # we were asked before, and the reply was lost
@@ -135,13 +147,13 @@ def record_checkpoint(
         step=step,
         key_prefix=key_prefix,
         manifest=manifest.model_dump(mode="json"),
-        metrics=metrics,
+        metrics=saved.metrics,
         created_at=at,
     )
     _hide_same_step(session, job, step, at)
     session.add(checkpoint)
     session.flush()
-    _hide_surplus(session, job, at)
+    _hide_surplus(session, job, saved.best_step, at)
     append(
         session,
         job.id,
@@ -194,12 +206,20 @@ def _held(fence: Fence) -> tuple[Any, ...]:
 def _apply(session: Session, job: Job, run: Run, event: Event) -> None:
     """What an event changes on the job itself."""
     if isinstance(event, Progress):
-        job.phase = event.phase
-        job.progress = event.model_dump(exclude={"type", "phase"}, exclude_none=True)
+        _note_progress(session, job, event)
     elif isinstance(event, Metrics) and (tokens := event.metrics.get("trained_tokens")):
         job.trained_tokens = int(tokens)
     elif isinstance(event, Rewound):
-        _rewind(session, job, run.attempt, event.step)
+        # Who begins anew measures the model before its first step anew, too.
+        _rewind(session, job, run.attempt, event.step or -1)
+
+
+def _note_progress(session: Session, job: Job, event: Progress) -> None:
+    told = event.model_dump(exclude={"type", "phase"}, exclude_none=True)
+    before = {"phase": job.phase, **(job.progress or {}), "at": None}
+    if {"phase": event.phase, **told, "at": None} != before:  # else it is a sign of life
+        job.progressed_at = now(session)
+    job.phase, job.progress = event.phase, told
 
 
 def _rewind(session: Session, job: Job, attempt: int, step: int) -> None:
@@ -226,11 +246,12 @@ def _hide_same_step(session: Session, job: Job, step: int, at: float) -> None:
     )
 
 
-def _hide_surplus(session: Session, job: Job, at: float) -> None:
+def _hide_surplus(session: Session, job: Job, best_step: int | None, at: float) -> None:
     keep = TrainingConfig.model_validate(job.training).checkpoints.keep
     query = select(Checkpoint).where(Checkpoint.job_id == job.id, Checkpoint.deleted_at.is_(None))
     for checkpoint in session.scalars(query.order_by(Checkpoint.step.desc()).offset(keep)):
-        checkpoint.deleted_at = at
+        if checkpoint.step != best_step:
+            checkpoint.deleted_at = at
 
 
 def _drafts(event: Event, attempt: int) -> Iterator[Draft]:

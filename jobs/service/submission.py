@@ -1,217 +1,111 @@
 """A job comes in: everything that can be known without loading the model is checked here."""
 
-import re
 import secrets
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import insert
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, make_transient_to_detached
 
+from jobs import metadata
 from jobs.database import now
-from jobs.errors import InvalidRequest, NotFound
 from jobs.identity import Identity
-from jobs.models import File, Job, JobFile, Model, new_id, table_of
-from jobs.repository import Lock, file_of, model_of, models_of
+from jobs.models import Job, JobFile, new_id, table_of
+from jobs.names import tuned_name
 from jobs.requests import JobRequest
 from jobs.service.events import Draft, open_stream
-from jobs.service.files import summary
 from jobs.service.hyperparameters import echoed, merged
+from jobs.service.inputs import check_format, inputs_of, is_waited_for, pin, resolve
+from jobs.service.placement import placed
+from jobs.service.starts import Origin, inherited, origin_of
 from jobs.states import JobStatus
-from training.config import FORMAT_NAMES, TrainingConfig, resolved
-from training.facts import ModelFacts, misfits
-from training.formats import FileReport, RowError
+from training.config import TrainingConfig
+from training.facts import ModelFacts
 
-_PURPOSE = "fine-tune"
+_FIRST_WORDS = {
+    JobStatus.QUEUED: "The job is queued",
+    JobStatus.VALIDATING_FILES: "The job waits for the check of its files",
+}
+_NEW = insert(table_of(Job))
+_BLANK = {each.name: getattr(each.default, "arg", None) for each in table_of(Job).columns}
 _PIN = insert(table_of(JobFile))
 
 
-@dataclass(frozen=True)
-class _Input:
-    role: str
-    position: int
-    file: File
-    weight: float
-
-
 def submit(session: Session, identity: Identity, request: JobRequest) -> Job:
-    """Keep a job that can run, queued.
+    """Keep a job that can run, queued; if its files are still to be checked, it waits for that.
 
     Raises:
         InvalidRequest: Something asked for cannot work; the message says what would.
     """
-    model = _base_model(session, identity, request.model)
-    facts = ModelFacts.model_validate(model.facts)
-    inputs = _inputs(session, identity, request)
-    _check_format(request.training, inputs)
-    training = _resolve(request, facts, inputs)
-    _check_fit(training, facts, inputs)
-    job = _new_job(session, identity, request, model, training)
-    session.add(job)
-    session.flush()
-    session.execute(_PIN, [_pin(job, item) for item in inputs])
+    request = placed(request)
+    origin = origin_of(session, identity, request.model)
+    facts = ModelFacts.model_validate(origin.base.facts)
+    inputs = inputs_of(session, identity, request)
+    check_format(request.training, inputs)
+    asked = inherited(merged(request), origin.start)
+    training, status = resolve(asked, facts, inputs), JobStatus.QUEUED
+    if is_waited_for(inputs):
+        training, status = asked, JobStatus.VALIDATING_FILES
+    job = _insert(session, _new_job(session, identity, request, origin, training, status))
+    session.execute(_PIN, [pin(job, item) for item in inputs])
+    metadata.index(session, job)
     open_stream(
         session,
         job.id,
         [
             Draft("message", f"Created fine-tuning job: {job.id}"),
-            Draft("status", "The job is queued", data={"status": JobStatus.QUEUED}),
+            Draft("status", _FIRST_WORDS[status], data={"status": status}),
         ],
     )
     return job
-
-
-def _base_model(session: Session, identity: Identity, name: str) -> Model:
-    try:
-        model = model_of(session, identity, name, lock=Lock.KEEP)
-    except NotFound:
-        model = None
-    if model is None or model.project_id is not None:
-        bases = [m.name for m in models_of(session, identity) if m.project_id is None]
-        raise InvalidRequest(
-            f"model: {name!r} is not a base model of the catalogue; it has "
-            f"{', '.join(map(repr, bases)) or 'none yet: an admin adds one at POST /v1/models'}",
-            param="model",
-            code="model_not_found",
-        )
-    if model.status != "ready":
-        reason = (
-            f"could not be read: {model.error['message']}"
-            if model.error
-            else "is still being inspected; try again in a moment"
-        )
-        raise InvalidRequest(f"model: {name!r} {reason}", param="model", code="model_not_ready")
-    return model
-
-
-def _inputs(session: Session, identity: Identity, request: JobRequest) -> list[_Input]:
-    single = request.training_file is not None
-    inputs = [
-        _Input(
-            "training",
-            position,
-            _data_file(
-                session,
-                identity,
-                entry.file,
-                "training_file" if single else f"training_files.{position}.file",
-            ),
-            entry.weight,
-        )
-        for position, entry in enumerate(request.files)
-    ]
-    if request.validation_file is not None:
-        file = _data_file(session, identity, request.validation_file, "validation_file")
-        inputs.append(_Input("validation", 0, file, 1.0))
-    return inputs
-
-
-def _data_file(session: Session, identity: Identity, file_id: str, param: str) -> File:
-    try:
-        file = file_of(session, identity, file_id, lock=Lock.KEEP)
-    except NotFound as error:
-        raise InvalidRequest(
-            f"{param}: no file {file_id!r} in this project; upload one at POST /v1/files",
-            param=param,
-            code="file_not_found",
-        ) from error
-    if file.purpose != _PURPOSE:
-        raise InvalidRequest(
-            f"{param}: the purpose of {file_id!r} is {file.purpose!r}; "
-            f"a job reads files with purpose {_PURPOSE!r}",
-            param=param,
-            code="invalid_file_purpose",
-        )
-    if file.status == "error":
-        raise InvalidRequest(
-            f"{param}: {file_id!r} has rows in error: {_report(file)}",
-            param=param,
-            code="invalid_training_file",
-        )
-    return file
-
-
-def _report(file: File) -> str:
-    assert file.report is not None
-    errors = tuple(RowError(**error) for error in file.report["errors"])
-    return summary(FileReport(**{**file.report, "errors": errors}))
-
-
-def _check_format(training: TrainingConfig, inputs: Sequence[_Input]) -> None:
-    asked = training.data.format
-    for item in inputs:
-        if asked is not None and item.file.format != asked:
-            raise InvalidRequest(
-                f"training.data.format: line 1 of {item.file.id} ({item.file.filename}) is "
-                f"{item.file.format!r}, not {asked!r}; the formats are {', '.join(FORMAT_NAMES)}",
-                param="training.data.format",
-                code="format_mismatch",
-            )
-
-
-def _resolve(request: JobRequest, facts: ModelFacts, inputs: Sequence[_Input]) -> TrainingConfig:
-    rows = sum((i.file.num_rows or 0) * i.weight for i in inputs if i.role == "training")
-    return resolved(
-        merged(request), num_rows=max(1, round(rows)), context_length=facts.context_length
-    )
-
-
-def _check_fit(training: TrainingConfig, facts: ModelFacts, inputs: Sequence[_Input]) -> None:
-    for misfit in misfits(training, facts):
-        raise InvalidRequest(misfit.message, param=misfit.param)
-    chat = any(item.file.format == "messages" for item in inputs)
-    if chat and training.data.template == "auto" and not facts.has_chat_template:
-        raise InvalidRequest(
-            "training.data.template: the model has no chat template of its own; "
-            "name one, e.g. 'chatml'",
-            param="training.data.template",
-        )
 
 
 def _new_job(
     session: Session,
     identity: Identity,
     request: JobRequest,
-    model: Model,
+    origin: Origin,
     training: TrainingConfig,
-) -> Job:
+    status: JobStatus,
+) -> dict[str, Any]:
     job_id = new_id("ftjob-")
     at = now(session)
-    suffix = re.sub(r"[^a-z0-9-]+", "-", (request.suffix or "").lower()).strip("-")
-    assert model.facts is not None
-    return Job(
-        id=job_id,
-        project_id=identity.project_id,
-        created_by=identity.key_id,
-        status=JobStatus.QUEUED,
-        model_id=model.id,
-        model=model.name,
-        model_sha256=model.facts["sha256"],
-        fine_tuned_model=f"ft:{model.name}:{identity.organization}:{suffix}:{job_id[-8:]}",
-        suffix=request.suffix,
-        seed=secrets.randbelow(2**31) if request.seed is None else request.seed,
-        training=training.model_dump(mode="json"),
-        hyperparameters=echoed(training),
-        user_metadata=request.metadata or None,
-        pool=request.resources.pool,
-        gpus=request.resources.gpus,
-        requires=",".join(sorted(training.requires)),
-        priority=request.priority,
-        limits=request.limits.model_dump(),
-        created_at=at,
-        queued_at=at,
-    )
-
-
-def _pin(job: Job, item: _Input) -> dict[str, Any]:
-    assert item.file.format is not None
+    base, start = origin.base, origin.start
+    assert base.facts is not None
     return {
-        "job_id": job.id,
-        "role": item.role,
-        "position": item.position,
-        "file_id": item.file.id,
-        "sha256": item.file.sha256,
-        "format": item.file.format,
-        "weight": item.weight,
+        "id": job_id,
+        "project_id": identity.project_id,
+        "created_by": identity.key_id,
+        "status": status,
+        "model_id": base.id,
+        "model": request.model,
+        "model_sha256": base.facts["sha256"],
+        "fine_tuned_model": tuned_name(base.name, identity.organization, request.suffix, job_id),
+        "start_job_id": None if start is None else start.job.id,
+        "start_checkpoint_id": (
+            None if start is None or start.checkpoint is None else start.checkpoint.id
+        ),
+        "suffix": request.suffix,
+        "seed": secrets.randbelow(2**31) if request.seed is None else request.seed,
+        "training": training.model_dump(mode="json"),
+        "hyperparameters": echoed(training),
+        "user_metadata": request.metadata or None,
+        "integrations": [each.model_dump() for each in request.integrations or ()] or None,
+        "pool": request.resources.pool,
+        "gpus": request.resources.gpus,
+        "requires": ",".join(sorted(training.requires)),
+        "priority": request.priority,
+        "limits": request.limits.model_dump(),
+        "max_pending_seconds": request.limits.max_pending_seconds,
+        "created_at": at,
+        "queued_at": at,
     }
+
+
+def _insert(session: Session, values: dict[str, Any]) -> Job:
+    """A job of these values, as adding it to the session makes one, for a third of the time."""
+    row = _BLANK | values
+    session.execute(_NEW, row)
+    job = Job(**row)
+    make_transient_to_detached(job)
+    session.add(job)
+    return job

@@ -3,10 +3,9 @@
 from collections.abc import Iterator
 
 import pytest
+from openai import OpenAI
 
-from jobs.database import Database
-from jobs.schema import upgrade
-from tests.api.deployment import Client, Deployment
+from tests.api.deployment import Client, Deployment, serving
 from tests.jobs.world import settings_in
 
 
@@ -15,17 +14,12 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
     settings = settings_in(
         tmp_path_factory.mktemp("api"),
         max_upload_bytes=100_000,
+        max_part_bytes=20_000,
         max_line_bytes=10_000,
         max_body_bytes=20_000,
     )
-    upgrade(settings.resolved_database_url)
-    database = Database(settings.resolved_database_url)
-    made = Deployment(database, settings)
-    made.model()
-    made.start()
-    yield made
-    made.stop()
-    database.close()
+    with serving(settings) as made:
+        yield made
 
 
 @pytest.fixture
@@ -33,6 +27,13 @@ def admin(deployment: Deployment) -> Iterator[Client]:
     """The only admin of a new project."""
     client = deployment.project()
     with client.http:
+        yield client
+
+
+@pytest.fixture
+def sdk(deployment: Deployment, admin: Client) -> Iterator[OpenAI]:
+    """The stock client with the admin's key; it repeats nothing by itself."""
+    with OpenAI(base_url=f"{deployment.origin}/v1", api_key=admin.secret, max_retries=0) as client:
         yield client
 
 

@@ -10,21 +10,28 @@ import json
 import threading
 import time
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
 
 from api.server import Server
+from jobs.database import Database
+from jobs.doorbell import Bell
 from jobs.identity import Identity, Role
 from jobs.models import Organization, Project, new_id
+from jobs.rescue import Rescue
+from jobs.schema import upgrade
 from jobs.service import keys, records
 from jobs.service.claims import Claim
 from jobs.service.endings import Ending, StoredArtifact
+from jobs.settings import Settings
 from jobs.states import RunOutcome
 from tests.jobs.world import World, fence_of, offer
 from tests.servers import free_port
-from training.events import Event, Message, Metrics
+from training.events import CheckpointSaved, Event, Message, Metrics
 from training.run_directory import FileEntry, Manifest
 
 ROWS = b'{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b"}]}\n' * 3
@@ -32,6 +39,8 @@ ADAPTER = {
     "adapter_config.json": b'{"r": 8}',
     "adapter_model.safetensors": bytes(range(256)) * 4,
 }
+RESULTS = b"step,train_loss,train_mean_token_accuracy,valid_loss,valid_mean_token_accuracy\n"
+TENSORBOARD = b"a ZIP of event files"
 _CHECKPOINT = ADAPTER | {"optimizer.pt": b"pickle", "trainer_state.json": b"{}"}
 _NUMBERS = itertools.count()
 _PATIENCE_SECONDS = 20
@@ -132,9 +141,15 @@ class Deployment(World):
             )
         return self.client(project_id, f"pool-{number}")
 
-    def begin(self, client: Client) -> Claim:
-        """A run of the next job in the client's pool."""
-        claimed = self.claim(offer("worker", pool=client.pool))
+    def sweep(self) -> None:
+        """One pass of the sweep; the server's own thread sweeps as well."""
+        bell = Bell(self.settings)
+        Rescue(self.db, self.settings, bell, self.store).sweep()
+        bell.close()
+
+    def begin(self, client: Client, worker: str | None = None) -> Claim:
+        """A run of the next job in the client's pool, on a host that no other test keeps busy."""
+        claimed = self.claim(offer(worker or new_id("worker-"), pool=client.pool))
         assert claimed is not None
         return claimed
 
@@ -163,23 +178,30 @@ class Deployment(World):
             records.record_checkpoint(
                 session,
                 fence_of(claimed),
-                step=step,
+                CheckpointSaved(
+                    step=step,
+                    name=f"checkpoint-{step}",
+                    bytes=1,
+                    metrics={"train_loss": 1.0 / step},
+                ),
                 key_prefix=prefix,
                 manifest=Manifest(files=tuple(entries), step=step, attempt=claimed.attempt),
-                metrics={"train_loss": 1.0 / step},
             )
 
     def succeed(self, claimed: Claim) -> None:
         """End a run with an adapter in the store."""
         prefix = f"jobs/{claimed.job_id}/attempt-{claimed.attempt}"
         artifacts = [self.put(f"{prefix}/adapter.zip", adapter_archive(), "adapter.zip")]
+        artifacts += [self.put(f"{prefix}/tensorboard.zip", TENSORBOARD, "tensorboard.zip")]
         artifacts += [
             self.put(f"{prefix}/adapter/{name}", content, f"adapter/{name}")
             for name, content in ADAPTER.items()
         ]
-        self.finish(
-            claimed, Ending(RunOutcome.SUCCEEDED, trained_tokens=12, artifacts=tuple(artifacts))
+        table = self.put(f"{prefix}/step_metrics.csv", RESULTS, "step_metrics.csv")
+        ending = Ending(
+            RunOutcome.SUCCEEDED, trained_tokens=12, artifacts=tuple(artifacts), results=table
         )
+        self.finish(claimed, ending)
 
     def put(self, key: str, content: bytes, name: str = "") -> StoredArtifact:
         with self.store.create(key) as writer:
@@ -201,6 +223,19 @@ class Deployment(World):
         self.log(claimed, "bye\n")
         self.succeed(claimed)
         return client.job(job["id"])
+
+
+@contextmanager
+def serving(settings: Settings) -> Iterator[Deployment]:
+    """A deployment over a new database, with a model, answering."""
+    upgrade(settings.resolved_database_url)
+    database = Database(settings.resolved_database_url)
+    made = Deployment(database, settings)
+    made.model()
+    made.start()
+    yield made
+    made.stop()
+    database.close()
 
 
 def adapter_archive() -> bytes:

@@ -64,6 +64,11 @@ _UNKNOWN: list[tuple[dict[str, Any], str, str]] = [
     ({"training": {"optimisation": {}}}, "training.optimisation", "optimization"),
     ({"training": {"adapter": {"rank": 8}}}, "training.adapter.rank", "lora_alpha"),
     ({"training": {"optimization": {"lr": 1}}}, "training.optimization.lr", "learning_rate"),
+    (
+        {"training": {"model": {"add_special_tokens": {"pad": "<pad>"}}}},
+        "training.model.add_special_tokens.pad",
+        "pad_token",
+    ),
     ({"resources": {"gpu": 1}}, "resources.gpu", "gpus"),
     ({"limits": {"hours": 1}}, "limits.hours", "max_runtime_seconds"),
     ({"method": {"type": "supervised", "dpo": {}}}, "method.dpo", "supervised"),
@@ -91,6 +96,15 @@ def test_an_unknown_key_in_a_list(admin: Client) -> None:
     assert "weight" in error["message"]
 
 
+_WANDB = {"type": "wandb", "wandb": {"project": "p"}}
+_TAG = "integrations.0.mlflow.tags.mlflow.user"
+_URI = "integrations.0.mlflow.tracking_uri"
+
+
+def _mlflow(**more: Any) -> dict[str, Any]:
+    return {"type": "mlflow", "mlflow": {"experiment": "e", **more}}
+
+
 _WRONG: list[tuple[dict[str, Any], str, str, str]] = [
     ({"model": 5}, "model", "5", "string"),
     ({"model": None}, "model", "null", "string"),
@@ -112,7 +126,14 @@ _WRONG: list[tuple[dict[str, Any], str, str, str]] = [
     ({"priority": 101}, "priority", "101", "100"),
     ({"training": {"adapter": {"r": "many"}}}, "training.adapter.r", '"many"', "integer"),
     ({"training": 3}, "training", "3", "object"),
-    ({"integrations": [{"type": "wandb"}]}, "integrations", "wandb", "at most 0"),
+    ({"integrations": [_WANDB, _WANDB]}, "integrations", "wandb", "at most once"),
+    ({"integrations": [{"type": "slack"}]}, "integrations.0", "slack", "wandb, mlflow"),
+    ({"integrations": [{"type": "wandb"}]}, "integrations.0.wandb", "wandb", "required"),
+    ({"integrations": [{"type": "mlflow"}]}, "integrations.0.mlflow", "mlflow", "required"),
+    ({"integrations": ["mlflow"]}, "integrations.0", "mlflow", "wandb, mlflow"),
+    ({"integrations": [_WANDB | {"mlflow": {}}]}, "integrations.0.mlflow", "unknown", "wandb"),
+    ({"integrations": [_mlflow(tags={"mlflow.user": "me"})]}, _TAG, "mlflow.user", "pattern"),
+    ({"integrations": [_mlflow(tracking_uri="http://a")]}, _URI, "tracking_uri", "experiment"),
 ]
 
 
@@ -148,9 +169,10 @@ _CONFUSED: list[tuple[str, object, str]] = [
     ("training.adapter.r", "8", "valid integer"),
     ("training.adapter.r", True, "valid integer"),
     ("training.adapter.lora_alpha", "16", "valid number"),
-    ("training.adapter.target_modules", "q_proj", "all-linear"),
+    ("training.adapter.target_modules", 5, "all-linear"),
     ("training.adapter.target_modules", [1], "all-linear"),
     ("training.optimization.learning_rate", "2e-4", "valid number"),
+    ("training.reporting.report_to", [{}], "tensorboard"),
     ("training.optimization.num_train_epochs", True, "valid number"),
     ("training.optimization.warmup_ratio", "0.1", "valid number"),
     ("training.parallelism.num_processes", True, "valid integer"),
@@ -225,3 +247,16 @@ def test_rules_of_a_submission_name_their_field(admin: Client) -> None:
         error = refused(admin.http.post("/fine_tuning/jobs", json=body), 400)
         assert error["param"] == param
     assert admin.http.get("/fine_tuning/jobs").json()["data"] == []
+
+
+def test_an_integration_is_kept_and_shown(admin: Client) -> None:
+    asked = {"type": "wandb", "wandb": {"project": "tickets", "tags": ["a"]}}
+    job = admin.submit(integrations=[asked, _mlflow()])
+    shown = {"project": "tickets", "name": None, "entity": None, "tags": ["a"]}
+    other = {"experiment": "e", "name": None, "tags": None}
+    assert job["integrations"] == [
+        {"type": "wandb", "wandb": shown},
+        {"type": "mlflow", "mlflow": other},
+    ]
+    assert admin.job(job["id"])["integrations"] == job["integrations"]
+    assert admin.submit(integrations=[])["integrations"] is None

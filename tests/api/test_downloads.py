@@ -7,7 +7,15 @@ import zipfile
 import pytest
 
 from jobs.models import Checkpoint
-from tests.api.deployment import ADAPTER, Client, Deployment, adapter_archive, ok, refused
+from tests.api.deployment import (
+    ADAPTER,
+    TENSORBOARD,
+    Client,
+    Deployment,
+    adapter_archive,
+    ok,
+    refused,
+)
 
 _ARCHIVE = adapter_archive()
 _SHA256 = hashlib.sha256(_ARCHIVE).hexdigest()
@@ -135,3 +143,12 @@ def test_names_that_need_quoting(admin: Client) -> None:
     disposition = "attachment; filename*=UTF-8''d%C3%A4%20%27n%27%3B%20a.jsonl"
     assert reply.headers["content-disposition"] == disposition
     assert file["filename"] == "d\u00e4 'n'; a.jsonl"
+
+
+def test_what_was_written_for_trackers(deployment: Deployment, admin: Client) -> None:
+    job = f"/fine_tuning/jobs/{deployment.succeeded(admin)['id']}"
+    reply = admin.http.get(f"{job}/trackers/tensorboard")
+    assert reply.content == TENSORBOARD
+    assert reply.headers["content-disposition"].endswith("tensorboard.zip")
+    assert refused(admin.http.get(f"{job}/trackers/wandb"), 404)["code"] == "artifact_not_found"
+    assert refused(admin.http.get(f"{job}/trackers/adapter"), 400)["param"] == "tracker"

@@ -23,6 +23,7 @@ def test_a_file_as_it_is_answered(admin: Client) -> None:
         "purpose": "fine-tune",
         "status": "processed",
         "status_details": None,
+        "container": "jsonl",
         "format": "messages",
         "num_rows": 3,
         "sha256": hashlib.sha256(ROWS).hexdigest(),
@@ -32,11 +33,13 @@ def test_a_file_as_it_is_answered(admin: Client) -> None:
 def test_from_an_upload_to_the_adapter(deployment: Deployment, admin: Client) -> None:
     file = admin.upload()
     job = admin.submit(training_file=file["id"], suffix="mine", seed=7, metadata={"team": "a"})
-    assert (job["status"], job["queue"], job["fine_tuned_model"]) == (
-        "queued",
-        {"position": 0},
-        None,
-    )
+    assert (job["status"], job["fine_tuned_model"]) == ("queued", None)
+    assert job["queue"] == {
+        "position": 0,
+        "pool": admin.pool,
+        "priority": 0,
+        "reason": f"no worker of pool {admin.pool} has been seen in the last minute",
+    }
     assert (job["seed"], job["suffix"], job["metadata"]) == (7, "mine", {"team": "a"})
     assert job["training_files"] == [{"file": file["id"], "weight": 1.0}]
     assert job["organization_id"] == admin.identity.organization

@@ -6,6 +6,10 @@ import httpx
 import pytest
 
 from api.app import create_app
+from jobs.models import new_id
+from jobs.service.endings import Ending
+from jobs.service.export_runs import Made
+from jobs.states import RunOutcome
 from tests.api.deployment import ADAPTER, Client, Deployment, ok, refused
 
 _DOCUMENT = create_app().openapi()
@@ -13,6 +17,7 @@ _ROUTES = [
     (method.upper(), path) for path, methods in _DOCUMENT["paths"].items() for method in methods
 ]
 _KEYED = [route for route in _ROUTES if route[1].startswith("/v1/")]
+_EVENT = "fine_tuning.job.succeeded"
 _WITH_ID = [route for route in _KEYED if "{" in route[1]]
 
 
@@ -32,13 +37,41 @@ def test_without_a_key(deployment: Deployment, method: str, path: str) -> None:
 def _owned(deployment: Deployment, owner: Client) -> dict[str, str]:
     job = deployment.succeeded(owner)
     spare = ok(owner.http.post("/api_keys", json={"name": "spare", "role": "member"}))
+    body = {"name": "g", "role": "admin", "project": new_id("guests-")}
+    guest = ok(owner.http.post("/api_keys", json=body))["project_id"]
+    checkpoint = f"{job['fine_tuned_model']}:ckpt-step-2"
+    path = f"/fine_tuning/checkpoints/{checkpoint}/permissions"
+    permitted = ok(owner.http.post(path, json={"project_ids": [guest]}))
+    hook = {"name": "h", "url": "https://hooks.example.com/", "event_types": [_EVENT]}
+    endpoint = ok(owner.http.post("/webhook_endpoints", json=hook))
+    upload = {"filename": "a", "purpose": "batch", "bytes": 3, "mime_type": "text/plain"}
     return {
+        "{upload_id}": ok(owner.http.post("/uploads", json=upload))["id"],
+        "{checkpoint}": checkpoint,
+        "{permission_id}": permitted["first_id"],
+        "{webhook_endpoint_id}": endpoint["id"],
+        "{guest}": guest,
         "{job_id}": job["id"],
         "{file_id}": job["training_file"],
         "{model}": job["fine_tuned_model"],
         "{key_id}": spare["id"],
         "{name}": next(iter(ADAPTER)),
+        "{tracker}": "tensorboard",
+        "{export_id}": _exported(deployment, owner, job["id"]),
+        "{checkpoint_id}": ok(owner.http.get(f"/fine_tuning/jobs/{job['id']}/checkpoints"))[
+            "first_id"
+        ],
     }
+
+
+def _exported(deployment: Deployment, owner: Client, job_id: str) -> str:
+    path = f"/fine_tuning/jobs/{job_id}/exports"
+    export = ok(owner.http.post(path, json={"kind": "merged"}))
+    claimed = deployment.begin(owner)
+    stored = deployment.put(f"exports/{export['id']}/attempt-1/m.zip", b"merged")
+    made = Made(stored.key, "m.zip", stored.bytes, stored.sha256)
+    deployment.finish(claimed, Ending(RunOutcome.SUCCEEDED, made=made))
+    return str(export["id"])
 
 
 @pytest.mark.parametrize(("method", "path"), _WITH_ID)
@@ -46,19 +79,31 @@ def test_ids_of_another_project_do_not_exist(
     deployment: Deployment, admin: Client, stranger: Client, method: str, path: str
 ) -> None:
     url = path
-    for name, value in _owned(deployment, admin).items():
+    owned = _owned(deployment, admin)
+    for name, value in owned.items():
         url = url.replace(name, value)
     assert "{" not in url
     url = url.removeprefix("/v1")
-    foreign = refused(stranger.http.request(method, url), 404)
-    missing = refused(stranger.http.request(method, _missing(path)), 404)
+    bodies = {
+        "permissions": {"project_ids": [owned["{guest}"]]},
+        "{webhook_endpoint_id}": {"name": "h"},
+        "test": {"event_type": _EVENT},
+        "complete": {"part_ids": ["part_none"]},
+        "exports": {"kind": "gguf"},
+    }
+    body = bodies.get(path.rpartition("/")[2]) if method == "POST" else None
+    foreign = refused(stranger.http.request(method, url, json=body), 404)
+    missing = refused(stranger.http.request(method, _missing(path), json=body), 404)
     assert (foreign["code"], foreign["param"]) == (missing["code"], missing["param"])
-    if not path.endswith("/cancel"):
-        assert admin.http.request(method, url).status_code == 200
+    # The job has ended, the upload has no part, and nobody listens at the endpoint.
+    ended = ("/pause", "/resume", "/stop", "/cancel", "/parts", "/complete", "/test")
+    if not path.endswith(ended):
+        assert admin.http.request(method, url, json=body).status_code == 200
 
 
 def _missing(path: str) -> str:
-    return path.removeprefix("/v1").replace("{", "").replace("}", "")
+    known = path.replace("{tracker}", "tensorboard")  # one of a few words, not an id
+    return known.removeprefix("/v1").replace("{", "").replace("}", "")
 
 
 def test_lists_hold_only_the_projects_own(

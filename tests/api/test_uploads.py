@@ -71,7 +71,6 @@ def test_rows_in_error(admin: Client, content: bytes, line: int, words: str) -> 
         b"\x1f\x8b\x08" + bytes(range(256)),
         b"PK\x03\x04" + bytes(100),
         ROWS.decode().encode("utf-16"),
-        b"PAR1" + bytes(300) + b"PAR1",
     ],
 )
 def test_what_is_no_text_is_no_upload(
@@ -87,8 +86,8 @@ def test_other_purposes_are_not_checked(admin: Client) -> None:
     file = admin.upload(content, purpose="user_data", name="data.bin")
     assert (file["status"], file["format"], file["num_rows"]) == ("processed", None, None)
     assert admin.http.get(f"/files/{file['id']}/content").content == content
-    error = refused(admin.http.get(f"/files/{file['id']}/report"), 404)
-    assert error["code"] == "report_not_found"
+    error = refused(admin.http.get(f"/files/{file['id']}/report"), 409)
+    assert error["code"] == "file_not_checked"
     body = {"model": "tiny", "training_file": file["id"]}
     error = refused(admin.http.post("/fine_tuning/jobs", json=body), 400)
     assert error["code"] == "invalid_file_purpose"
@@ -105,6 +104,8 @@ def test_the_purpose_may_come_last(admin: Client) -> None:
 
 _FILE = ("file", ("a.jsonl", ROWS))
 _PURPOSE = ("purpose", (None, b"fine-tune"))
+_ANCHOR = ("expires_after[anchor]", (None, b"created_at"))
+_SECONDS = "expires_after[seconds]"
 _FORMS: list[tuple[list[tuple[str, tuple[str | None, bytes]]], str]] = [
     ([_FILE], "purpose"),
     ([_PURPOSE], "file"),
@@ -115,7 +116,15 @@ _FORMS: list[tuple[list[tuple[str, tuple[str | None, bytes]]], str]] = [
     ([_PURPOSE, ("data", ("a.jsonl", ROWS))], "data"),
     ([_PURPOSE, ("file", (None, ROWS))], "file"),
     ([_PURPOSE, ("model", (None, b"tiny")), _FILE], "model"),
-    ([_PURPOSE, ("expires_after[seconds]", (None, b"3600")), _FILE], "expires_after"),
+    ([("purpose", (None, b"fine-")), _FILE], "purpose"),
+    ([("purpose", (None, b"")), _FILE], "purpose"),
+    ([_PURPOSE, ("expires_after[seconds]", (None, b"3600")), _FILE], "expires_after[anchor]"),
+    ([_PURPOSE, ("expires_after[anchor]", (None, b"created_at")), _FILE], "expires_after[seconds]"),
+    ([_PURPOSE, ("expires_after[anchor]", (None, b"now")), _FILE], "expires_after[anchor]"),
+    *[
+        ([_PURPOSE, _ANCHOR, ("expires_after[seconds]", (None, seconds)), _FILE], _SECONDS)
+        for seconds in (b"3599", b"2592001", b"1e4", b"-3600", b"", "\u0663600".encode())
+    ],
     ([_PURPOSE, ("file", ("x" * 300, ROWS))], "file"),
     ([_PURPOSE, ("file", ("a\u202eb.jsonl", ROWS))], "file"),
 ]

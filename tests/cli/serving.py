@@ -39,6 +39,7 @@ class Serving:
             process = subprocess.Popen(
                 [*command, "--data-dir", str(self.data_dir)],
                 cwd=ROOT,
+                env={**os.environ, "TUNESMITH_WARM_START": "false"},
                 stdout=log,
                 stderr=log,
                 start_new_session=True,

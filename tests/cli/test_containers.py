@@ -112,6 +112,7 @@ def environment_of(folder: Path, database_url: str, broker_url: str) -> dict[str
         "TUNESMITH_ARTIFACTS_URL": f"file://{folder / 'artifacts'}",
         "TUNESMITH_ALLOWED_HOSTS": hosts,
         "TUNESMITH_DATA_DIR": str(folder / "data"),
+        "TUNESMITH_WARM_START": "false",
         "PYTHONPATH": str(ROOT),
     }
 

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from jobs.models import Job
+from jobs.service.records import record_log
 from jobs.states import OPEN, RunOutcome
 from tests.cli.conftest import Deployment, Tunesmith
-from tests.jobs.world import CHAT_ROW, World, offer
+from tests.jobs.world import CHAT_ROW, World, fence_of, offer
 
 
 @pytest.fixture
@@ -71,6 +72,21 @@ def test_the_exit_code_says_whether_the_job_succeeded(
     assert tunesmith("logs", job_id).code == 0
 
 
+def test_the_last_lines_of_a_log(served: Deployment, tunesmith: Tunesmith, job_file: Path) -> None:
+    job_id = tunesmith("submit", job_file).out.strip()
+    claimed = served.world.claim(offer())
+    assert claimed is not None
+    for number, chunk in enumerate(("one\ntwo\n", "thr", "ee\nfour\n"), 1):
+        with served.world.db.writing() as session:
+            record_log(session, fence_of(claimed), chunk, log_bytes=number)
+    served.world.finish(claimed, RunOutcome.SUCCEEDED)
+    assert tunesmith("logs", job_id).out == "one\ntwo\nthree\nfour\n"
+    for tail in (("--tail", 3), ("--tail", 3, "--follow")):
+        assert tunesmith("logs", job_id, *tail).out == "two\nthree\nfour\n"
+    for tail in (("--tail", 0), ("--tail", 0, "--follow")):
+        assert tunesmith("logs", job_id, *tail).out == ""
+
+
 def test_a_failure_is_told_with_its_remedy(
     served: Deployment, tunesmith: Tunesmith, job_file: Path
 ) -> None:
@@ -78,6 +94,25 @@ def test_a_failure_is_told_with_its_remedy(
     result = tunesmith("submit", job_file, "--wait")
     worker.join()
     assert "failed: it went wrong: mend it" in result.err
+
+
+def test_a_job_is_paused_resumed_and_stopped(
+    served: Deployment, tunesmith: Tunesmith, job_file: Path
+) -> None:
+    job_id = tunesmith("submit", job_file).out.strip()
+    assert tunesmith("pause", job_id).out == f"{job_id} paused\n"
+    assert tunesmith("resume", job_id).out == f"{job_id} queued\n"
+    refused = tunesmith("stop", job_id)
+    assert refused.code == 1
+    assert refused.err == "tunesmith: nothing is trained yet; cancel the job instead\n"
+    claimed = served.world.claim(offer())
+    assert claimed is not None
+    asked = tunesmith("stop", job_id)
+    assert asked.out == f"{job_id} running\n"
+    assert f"tunesmith resume {job_id}" in asked.err
+    assert "intent         stop" in tunesmith("job", job_id).out
+    served.world.finish(claimed, RunOutcome.SUCCEEDED)
+    assert tunesmith("pause", job_id).err == "tunesmith: the job has succeeded already\n"
 
 
 def test_a_cancelled_job_has_not_succeeded(tunesmith: Tunesmith, job_file: Path) -> None:

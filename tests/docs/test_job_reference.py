@@ -7,9 +7,12 @@ from pydantic import BaseModel
 
 from jobs.requests import JobRequest
 from training.config import TrainingConfig
-from training.spellings import SPELLINGS
+from training.refused_keys import REFUSED
+from training.spellings import FLAT, SPELLINGS
 
-PAGE = (Path(__file__).parents[2] / "docs" / "job.md").read_text()
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = (DOCS / "job.md").read_text()
+SEED_PAGE = (DOCS / "seed.md").read_text()
 
 
 def _keys(model: type[BaseModel]) -> set[str]:
@@ -28,8 +31,19 @@ def test_every_key_of_the_body_is_explained():
     assert keys - named == set()
 
 
+SEED_ROWS = [line.split("|") for line in SEED_PAGE.splitlines() if line.startswith("| `")]
+
+
+def _names(cell: str) -> set[str]:
+    return set(re.findall(r"`([a-z0-9_]+)`", cell))
+
+
 def test_every_older_spelling_is_listed():
-    listed = PAGE.split("## Older spellings")[1].split("## Data")[0]
-    for section in SPELLINGS.values():
-        for old in section:
-            assert f"`{old}`" in listed
+    listed = set().union(*(_names(row[1]) for row in SEED_ROWS))
+    assert set(FLAT).union(*SPELLINGS.values()) - listed == set()
+
+
+def test_what_takes_the_place_of_a_refused_key_is_written_down():
+    for key, refusal in REFUSED.items():
+        (row,) = (row for row in SEED_ROWS if key in _names(row[1]))
+        assert row[2].strip() == refusal.words

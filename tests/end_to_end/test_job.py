@@ -23,7 +23,13 @@ from tests.servers import RedisServer, free_port, new_postgres_database
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_SECONDS = 120
-FAST = {"HEARTBEAT_SECONDS": "1", "LEASE_SECONDS": "6", "SWEEP_SECONDS": "1", "WORKER_GPUS": "0"}
+FAST = {
+    "HEARTBEAT_SECONDS": "1",
+    "LEASE_SECONDS": "6",
+    "SWEEP_SECONDS": "1",
+    "WARM_START": "false",
+    "WORKER_GPUS": "0",
+}
 ROWS = "".join(
     json.dumps(
         {

@@ -4,8 +4,7 @@ import pytest
 
 from jobs.errors import Conflict
 from jobs.models import Job, Run, Worker
-from jobs.service import catalogue, claims
-from jobs.service import jobs as jobs_service
+from jobs.service import catalogue, claims, waiting
 from jobs.service.claims import Claim, ModelSource, TrainAssignment, assignment
 from jobs.service.endings import Ending
 from jobs.states import JobStatus, RunKind, RunOutcome
@@ -38,8 +37,8 @@ def test_the_oldest_first_and_priority_before_age(ready: World, file: str):
     idle = ready.submit(training_file=file, priority=-1)
     order = [urgent.id, first.id, second.id, idle.id]
     with ready.db.reading() as session:
-        waiting = [ready.job(job_id) for job_id in order]
-        assert [jobs_service.queue_position(session, job) for job in waiting] == [0, 1, 2, 3]
+        found = waiting.places(session, [ready.job(job_id) for job_id in order])
+        assert [found[job_id].position for job_id in order] == [0, 1, 2, 3]
     assert _drain(ready, 5) == [*order, None]
 
 

@@ -15,13 +15,12 @@ from jobs.database import Database
 from jobs.errors import Conflict, InvalidRequest, JobsError, NotFound
 from jobs.models import ApiKey, Event, File, Job, Run
 from jobs.rescue import Rescue
-from jobs.service import catalogue, endings, events, files, keys, limits, records
-from jobs.service import jobs as jobs_service
+from jobs.service import catalogue, control, endings, events, files, keys, limits, records
 from jobs.service.claims import Claim
 from jobs.service.endings import Ending
 from jobs.service.records import Fenced
 from jobs.states import JobStatus, RunOutcome
-from tests.jobs.world import World, offer, settings_in
+from tests.jobs.world import VERBS, World, offer, settings_in
 from training.events import Metrics
 
 A = TypeVar("A")
@@ -83,7 +82,7 @@ def test_cancel_against_a_claim_that_has_chosen(world: World):
     world.model()
     first, second = _submit(world, 2)
     with world.db.writing() as cancelling:
-        jobs_service.cancel(cancelling, world.me, first.id)
+        control.cancel(cancelling, world.me, first.id)
         cancelling.flush()
         with ThreadPoolExecutor(1) as pool:
             claiming = pool.submit(world.claim, offer())
@@ -203,7 +202,8 @@ def _any_step(world: World, choose: random.Random, jobs: Sequence[Job]) -> None:
         elif step == 2:
             limits.fail_overdue(session)
         elif step == 3:
-            jobs_service.cancel(session, world.me, choose.choice(jobs).id)
+            verb = choose.choice(sorted(VERBS))
+            VERBS[verb](session, world.me, choose.choice(jobs).id)
         elif step == 4:
             outcome = choose.choice([RunOutcome.INTERRUPTED, RunOutcome.LOST])
             endings.finish(session, fence, Ending(outcome), world.settings)

@@ -34,14 +34,15 @@ def _manifest(step: int) -> Manifest:
     return Manifest(files=(FileEntry(path="adapter", bytes=step, sha256="0"),), step=step)
 
 
-def _save(session: Session, fence: Fence, step: int, attempt: int = 1) -> None:
+def _save(
+    session: Session, fence: Fence, step: int, attempt: int = 1, best_step: int | None = None
+) -> None:
     records.record_checkpoint(
         session,
         fence,
-        step=step,
+        CheckpointSaved(step=step, name=f"checkpoint-{step}", bytes=1, best_step=best_step),
         key_prefix=f"jobs/j/attempt-{attempt}/checkpoint-{step}",
         manifest=_manifest(step),
-        metrics={},
     )
 
 
@@ -162,14 +163,29 @@ def test_a_checkpoint_whose_reply_was_lost_exists_once(started: tuple[World, Cla
     assert only.deleted_at is None
 
 
+def _kept(world: World, claimed: Claim) -> list[int]:
+    with world.db.reading() as session:
+        page = jobs_service.checkpoints(session, world.me, claimed.job_id or "")
+    return [checkpoint.step for checkpoint in page.items]
+
+
 def test_the_newest_checkpoints_are_kept(started: tuple[World, Claim]):
     world, claimed = started
     for step in (1, 2, 3):
         with world.db.writing() as session:
             _save(session, fence_of(claimed), step)
-    with world.db.reading() as session:
-        page = jobs_service.checkpoints(session, world.me, claimed.job_id or "")
-    assert [checkpoint.step for checkpoint in page.items] == [3, 2]
+    assert _kept(world, claimed) == [3, 2]
+
+
+def test_the_best_checkpoint_is_kept_beside_them(started: tuple[World, Claim]) -> None:
+    world, claimed = started
+    for step, best_step in ((1, 1), (2, 2), (3, 2), (4, 2), (5, 2)):
+        with world.db.writing() as session:
+            _save(session, fence_of(claimed), step, best_step=best_step)
+    assert _kept(world, claimed) == [5, 4, 2]
+    with world.db.writing() as session:
+        _save(session, fence_of(claimed), 6, best_step=6)
+    assert _kept(world, claimed) == [6, 5]
 
 
 def test_a_resumed_run_voids_what_it_does_again(started: tuple[World, Claim]):

@@ -9,9 +9,12 @@ import pytest
 from alembic import command
 from sqlalchemy import create_engine, inspect
 
+from jobs.database import Database
 from jobs.models import Base
+from jobs.repository import jobs_page
 from jobs.schema import alembic_config, upgrade
 from tests.jobs.conftest import new_postgres_database
+from tests.jobs.world import World, settings_in
 
 ROOT = Path(__file__).parents[2]
 
@@ -40,6 +43,25 @@ def test_from_nothing_to_the_models_and_back(empty_url: str):
     assert _tables(empty_url) == {"alembic_version"}
     upgrade(empty_url)
     command.check(alembic_config(empty_url))
+
+
+def test_what_jobs_of_before_are_found_by(empty_url: str, tmp_path: Path):
+    upgrade(empty_url)
+    database = Database(empty_url)
+    world = World(database, settings_in(tmp_path, database_url=empty_url))
+    world.model()
+    file_id = world.file().id
+    wanted = world.submit(training_file=file_id, metadata={"team": "blue", "n": "1"})
+    impatient = world.submit(training_file=file_id, limits={"max_pending_seconds": 60})
+    command.downgrade(alembic_config(empty_url), "0001")
+    upgrade(empty_url)
+    with database.reading() as session:
+        for metadata in ({"team": "blue"}, {"n": "1", "team": "blue"}):
+            page = jobs_page(session, world.me, after=None, limit=9, metadata=metadata)
+            assert [job.id for job in page.items] == [wanted.id]
+    assert world.job(impatient.id).max_pending_seconds == 60
+    assert world.job(wanted.id).max_pending_seconds is None
+    database.close()
 
 
 @pytest.mark.postgres

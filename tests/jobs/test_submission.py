@@ -47,10 +47,33 @@ REFUSED = {
         "training.data.max_length",
         r"129.*128 or less",
     ),
+    "the best of nothing": (
+        {"training": {"checkpoints": {"load_best_model_at_end": True}}},
+        "training.checkpoints.load_best_model_at_end",
+        "needs held-out rows: give a validation_file",
+    ),
+    "samples at no evaluation": (
+        {"training": {"evaluation": {"sample_prompts": ["Hello?"]}}},
+        "training.evaluation.sample_prompts",
+        "needs held-out rows: give a validation_file",
+    ),
+    "no GPU for what needs one": (
+        {
+            "resources": {"gpus": 0},
+            "training": {"model": {"use_liger_kernel": True, "dtype": "float16"}},
+        },
+        "resources.gpus",
+        r"dtype float16 and training\.model\.use_liger_kernel cannot do without a GPU; set gpus",
+    ),
     "no such target module": (
         {"training": {"adapter": {"target_modules": ["q_proj", "query"]}}},
         "training.adapter.target_modules",
         r"'query'.*q_proj, v_proj",
+    ),
+    "no loss to follow": (
+        {"training": _optimization(lr_scheduler_type="reduce_lr_on_plateau")},
+        "training.optimization.lr_scheduler_type",
+        r"no rows to measure it on; give a validation file",
     ),
     "no such module to save": (
         {"training": {"adapter": {"modules_to_save": ["head"]}}},
@@ -131,7 +154,7 @@ UNREADABLE = {
     ),
     "8 bit with 4 bit, older spelling": (
         {"training": {"model": {"load_in_8bit": True, "load_in_4bit": True}}},
-        "training",
+        "training.model.load_in_4bit",
     ),
     "quantised full fine-tuning": (
         {"training": {"model": {"load_in_4bit": True}, "adapter": {"type": "none"}}},
@@ -151,11 +174,18 @@ UNREADABLE = {
         {"training_file": None, "training_files": [{"file": "file-1", "weight": 0}]},
         "training_files.0.weight",
     ),
-    "integration": ({"integrations": [{"type": "wandb"}]}, "integrations"),
+    "integration": ({"integrations": [{"type": "slack"}]}, "integrations.0"),
+    "integration without its words": (
+        {"integrations": [{"type": "wandb"}]},
+        "integrations.0.WandbIntegration.wandb",
+    ),
+    "integration twice": (
+        {"integrations": [{"type": "wandb", "wandb": {"project": "p"}}] * 2},
+        "integrations",
+    ),
     "NUL": ({"training_file": "file\0"}, "training_file"),
     "lone surrogate": ({"metadata": {"a": "\ud800"}}, "metadata.a"),
     "colon in the suffix": ({"suffix": "a:b"}, "suffix"),
-    "two GPUs": ({"resources": {"gpus": 2}}, "resources.gpus"),
     "no time": ({"limits": {"max_runtime_seconds": 0}}, "limits.max_runtime_seconds"),
     "not a number": ({"training": _optimization(weight_decay=float("nan"))}, "weight_decay"),
     "half a step of warm-up": (
@@ -180,33 +210,6 @@ def test_a_file_of_another_project_does_not_exist(ready: World):
     assert refusal.value.param == "training_file"
     with pytest.raises(InvalidRequest, match="no file"):
         ready.submit(training_file=ready.file().id, validation_file=foreign.id)
-
-
-def test_a_tuned_model_is_no_base_model_whoever_it_belongs_to(local_world: World):
-    local_world.model()
-    file = local_world.file().id
-    stranger = local_world.stranger()
-    name = "ft:tiny:other::12345678"
-    refusals = set()
-    for project in (None, stranger.project_id, local_world.me.project_id):
-        if project is not None:
-            with local_world.db.writing() as session:
-                session.merge(_tuned(name, project))
-        with pytest.raises(InvalidRequest) as refusal:
-            local_world.submit(training_file=file, model=name)
-        refusals.add((str(refusal.value), refusal.value.param))
-    assert len(refusals) == 1
-
-
-def _tuned(name: str, project: str) -> Model:
-    return Model(
-        id="model_tuned",
-        name=name,
-        project_id=project,
-        status="ready",
-        owned_by="other",
-        created_at=0,
-    )
 
 
 def test_a_deleted_file_does_not_exist(ready: World):
@@ -390,3 +393,16 @@ def test_seeds_are_kept_or_drawn(ready: World, chat: str):
     drawn = {ready.submit(training_file=chat).seed for _ in range(3)}
     assert len(drawn) == 3
     assert all(0 <= seed < 2**31 for seed in drawn)
+
+
+@pytest.mark.parametrize(
+    ("training", "requires"),
+    [
+        ({"optimization": {"torch_compile": True}}, "c++"),
+        ({"parallelism": {"strategy": "zero2", "num_processes": 2}}, "deepspeed"),
+        ({"parallelism": {"strategy": "zero2", "offload": ["optimizer"]}}, "c++,deepspeed"),
+    ],
+)
+def test_what_a_host_must_have(ready: World, chat: str, training, requires):
+    job = ready.submit(training_file=chat, training=training)
+    assert job.requires == requires

@@ -13,16 +13,17 @@ from jobs.database import Database, now
 from jobs.identity import Identity
 from jobs.models import File, Job, Model, Organization, Project, Run, new_id
 from jobs.requests import JobRequest, ModelRequest
-from jobs.service import catalogue, claims, endings, files, keys, submission
-from jobs.service import jobs as jobs_service
+from jobs.service import catalogue, claims, control, endings, files, keys, records, submission
 from jobs.service.claims import Claim, Offer
 from jobs.service.endings import Ending, StoredArtifact
 from jobs.service.records import Fence
 from jobs.settings import Settings
 from jobs.states import JobStatus, RunOutcome
-from training.events import Failure
+from training.data_config import ContainerName
+from training.events import CheckpointSaved, Failure
 from training.facts import ModelFacts
-from training.formats import FileChecker
+from training.file_check import FileChecker
+from training.run_directory import Manifest
 
 CHAT_ROW = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
 INSTRUCT_ROW = {"instruction": "Say b", "output": "b"}
@@ -40,6 +41,12 @@ FACTS = ModelFacts(
     sha256="5eed",
 )
 FAILURE = Failure(code="bad", message="it went wrong", fault="data", param=None, remedy="mend it")
+VERBS = {
+    "pause": control.pause,
+    "resume": control.resume,
+    "stop": control.stop,
+    "cancel": control.cancel,
+}
 ARTIFACT = StoredArtifact("adapter.zip", "jobs/any/adapter.zip", 3, "abc")
 
 
@@ -122,7 +129,7 @@ class World:
             checker = FileChecker()
             checker.feed(content)
             report = checker.finish()
-        upload = files.Upload(
+        stored_file = files.StoredFile(
             id=file_id,
             filename="rows.jsonl",
             purpose=purpose,
@@ -132,7 +139,25 @@ class World:
             report=report,
         )
         with self.db.writing() as session:
-            return files.add(session, identity or self.me, upload)
+            return files.add(session, identity or self.me, stored_file)
+
+    def unchecked(self, container: ContainerName = "csv") -> File:
+        """An upload that waits for a worker to check it."""
+        file_id = new_id("file-")
+        with self.store.create(files.artifact_key(file_id)) as writer:
+            writer.write(b"prompt,completion\na,b\n")
+            stored = writer.commit()
+        stored_file = files.StoredFile(
+            id=file_id,
+            filename=f"rows.{container}",
+            purpose="fine-tune",
+            bytes=stored.bytes,
+            sha256=stored.sha256,
+            artifact_key=stored.key,
+            container=container,
+        )
+        with self.db.writing() as session:
+            return files.add(session, self.me, stored_file)
 
     def submit(self, *, identity: Identity | None = None, **body: Any) -> Job:
         request = JobRequest.model_validate({"model": "tiny"} | body)
@@ -150,9 +175,29 @@ class World:
         with self.db.writing() as session:
             return endings.finish(session, fence_of(claimed), ending, self.settings)
 
-    def cancel(self, job: Job) -> Job:
+    def ask(self, verb: str, job: Job, identity: Identity | None = None) -> Job:
         with self.db.writing() as session:
-            return jobs_service.cancel(session, self.me, job.id)
+            return VERBS[verb](session, identity or self.me, job.id)
+
+    def cancel(self, job: Job) -> Job:
+        return self.ask("cancel", job)
+
+    def note_checkpoint(self, claimed: Claim, step: int = 3) -> None:
+        """Make a checkpoint exist, without its files."""
+        with self.db.writing() as session:
+            records.record_checkpoint(
+                session,
+                fence_of(claimed),
+                CheckpointSaved(step=step, name=f"checkpoint-{step}", bytes=0),
+                key_prefix=f"jobs/{claimed.job_id}/attempt-{claimed.attempt}/checkpoint-{step}",
+                manifest=Manifest(files=()),
+            )
+
+    def lose(self, claimed: Claim) -> bool:
+        """What rescue does to a run whose lease has expired."""
+        with self.db.writing() as session:
+            expires_at = session.get_one(Run, claimed.run_id).lease_expires_at
+            return endings.close_expired(session, claimed.run_id, expires_at, self.settings)
 
     def job(self, job_id: str) -> Job:
         with self.db.reading() as session:

@@ -35,15 +35,36 @@ def turn(role: str, content: object = "text", **keys: object) -> dict[str, objec
     return {"role": role, "content": content, **keys}
 
 
+def said(speaker: str, value: object = "text", **keys: object) -> dict[str, object]:
+    """A turn of ShareGPT's."""
+    return {"from": speaker, "value": value, **keys}
+
+
+def chat(*turns: object, **columns: object) -> bytes:
+    """A ShareGPT row."""
+    return json.dumps({"conversations": list(turns), **columns}).encode()
+
+
+def told(**columns: object) -> bytes:
+    """An instruct row."""
+    return json.dumps({"instruction": "a", "output": "b", **columns}).encode()
+
+
 def around(bad: bytes) -> bytes:
     """A file whose second line is bad, between two good ones."""
-    return b"\n".join([GOOD, bad, GOOD, b""])
+    return around_of(GOOD, bad)
+
+
+def around_of(good: bytes, bad: bytes) -> bytes:
+    return b"\n".join([good, bad, good, b""])
 
 
 USER = turn("user", "hello")
 ASSISTANT = turn("assistant", "hi")
 CALL = {"id": "1", "type": "function", "function": {"name": "clock", "arguments": "{}"}}
 TOOL = {"type": "function", "function": {"name": "clock", "parameters": {"type": "object"}}}
+CHAT = chat(said("human"), said("gpt"))
+TOLD = told()
 
 ACCEPTED: dict[str, tuple[bytes, int]] = {
     "a byte order mark": (b"\xef\xbb\xbf" + GOOD + b"\n", 1),
@@ -103,6 +124,40 @@ ACCEPTED: dict[str, tuple[bytes, int]] = {
     ),
     "an empty prompt": (b'{"prompt":"","completion":"b"}', 1),
     "an instruction with a null input": (b'{"instruction":"a","input":null,"output":"b"}', 1),
+    "tools as JSON in a string": (row(USER, ASSISTANT, tools=json.dumps([TOOL])), 1),
+    "tools in a blank string": (row(USER, ASSISTANT, tools=" "), 1),
+    "keys of other roles that are null": (
+        row(turn("user", weight=None, refusal=None), turn("assistant", tool_call_id=None)),
+        1,
+    ),
+    "a conversation of vigogne": (
+        b'{"id":"1","conversation":[{"role":"USER","content":"a"},'
+        b'{"role":"ASSISTANT","content":"b"}]}',
+        1,
+    ),
+    "ShareGPT's": (CHAT + b"\n" + chat(said("system"), said("human"), said("gpt")), 2),
+    "ShareGPT's in other words": (chat(turn("user"), turn("assistant"), said("bot")), 1),
+    "ShareGPT's with keys of its own": (
+        chat(said("human", markdown=None, weight=None), said("gpt", weight=1.0, hash="x")),
+        1,
+    ),
+    "ShareGPT's with tools": (
+        chat(
+            said("human"),
+            said("function_call", '{"name": "clock", "arguments": {"zone": "UTC"}}'),
+            said("observation", "12:00"),
+            said("gpt"),
+            tools=json.dumps([{"name": "clock", "parameters": {}}, TOOL]),
+        ),
+        1,
+    ),
+    "a tool that answers a call written as text": (
+        chat(said("human"), said("gpt", "<call>"), said("tool"), said("gpt")),
+        1,
+    ),
+    "a history": (told(history=[["q", "a"], ["", "b"]]) + b"\n" + told(history=[]), 2),
+    "a history that is null": (told(history=None), 1),
+    "plain text": (b'{"text":"a","id":1}\n{"text":" b\\n"}', 2),
     "columns of another format": (
         b'{"messages":' + row(USER, ASSISTANT)[13:-1] + b',"prompt":"x"}',
         1,
@@ -210,8 +265,8 @@ REFUSED: dict[str, Refused] = {
         around(b"\xef\xbb\xbf" + GOOD), "byte order mark", column=1
     ),
     "an unknown format": Refused(
-        b'{"text":"a","id":1}\n' + GOOD,
-        'no known format has just these keys: "text", "id"',
+        b'{"content":"a","id":1}\n' + GOOD,
+        'no known format has just these keys: "content", "id"',
         line=1,
         num_good=1,
     ),
@@ -227,15 +282,6 @@ REFUSED: dict[str, Refused] = {
     "no messages": Refused(around(row()), "messages is empty"),
     "a message that is a string": Refused(around(row(USER, "hi")), "messages[1] is a string"),
     "no role": Refused(around(row({"content": "hi"}, ASSISTANT)), "messages[0] has no role"),
-    "the role human": Refused(
-        around(row(turn("human"), ASSISTANT)), 'messages[0].role is "human"; write "user"'
-    ),
-    "the role gpt": Refused(
-        around(row(USER, turn("gpt"))), 'messages[1].role is "gpt"; write "assistant"'
-    ),
-    "a role in capitals": Refused(
-        around(row(USER, turn("Assistant"))), 'messages[1].role is "Assistant"; write "assistant"'
-    ),
     "a role that is unknown": Refused(
         around(row(USER, turn("critic"), ASSISTANT)), 'messages[1].role is "critic"'
     ),
@@ -301,7 +347,81 @@ REFUSED: dict[str, Refused] = {
         around(row(USER, turn("assistant", tool_calls=[CALL, {"function": {}}]))),
         "messages[1].tool_calls[1] has no function",
     ),
-    "tools as a string": Refused(around(row(USER, ASSISTANT, tools="[]")), "tools is a string"),
+    "tools as a string that is no JSON": Refused(
+        around(row(USER, ASSISTANT, tools="clock")),
+        "tools is a string that is no JSON: not JSON: expecting value",
+    ),
+    "tools as a string of an object": Refused(
+        around(row(USER, ASSISTANT, tools="{}")), "tools is an object, not an array"
+    ),
+    "a tool in a string without a name": Refused(
+        around(row(USER, ASSISTANT, tools='[{"function": {}}]')), "tools[0] has no function"
+    ),
+    "an empty conversation of ShareGPT's": Refused(
+        around_of(CHAT, chat()), "conversations is empty"
+    ),
+    "an unknown speaker": Refused(
+        around_of(CHAT, chat(said("human"), said("critic"))), 'conversations[1].from is "critic"'
+    ),
+    "a turn without a speaker": Refused(
+        around_of(CHAT, chat({"value": "a"}, said("gpt"))), "conversations[0] has no from"
+    ),
+    "a turn without a value": Refused(
+        around_of(CHAT, chat(said("human"), {"from": "gpt"})), "conversations[1] has no value"
+    ),
+    "a value that is a number": Refused(
+        around_of(CHAT, chat(said("human", 1), said("gpt"))),
+        "conversations[0].value is a number",
+    ),
+    "an empty answer of ShareGPT's": Refused(
+        around_of(CHAT, chat(said("human"), said("gpt", " "))),
+        "conversations[1].value is an empty assistant turn",
+    ),
+    "a conversation that nobody answers": Refused(
+        around_of(CHAT, chat(said("human"))), "no message is the assistant's"
+    ),
+    "a function call that is no JSON": Refused(
+        around_of(CHAT, chat(said("human"), said("function_call", "clock()"))),
+        "conversations[1].value is a string that is no JSON",
+    ),
+    "a function call without a name": Refused(
+        around_of(CHAT, chat(said("human"), said("function_call", '{"arguments": {}}'))),
+        "conversations[1].value is a call without the name of a function",
+    ),
+    "a function call of nothing": Refused(
+        around_of(CHAT, chat(said("human"), said("function_call", "[]"))),
+        "conversations[1].value calls no function",
+    ),
+    "a weight of 2 of ShareGPT's": Refused(
+        around_of(CHAT, chat(said("human"), said("gpt", weight=2))),
+        "conversations[1].weight is 2",
+    ),
+    "a weight that is a list": Refused(
+        around_of(CHAT, chat(said("human"), said("gpt", weight=[]))),
+        "conversations[1].weight is []",
+    ),
+    "two system prompts of ShareGPT's": Refused(
+        around_of(CHAT, chat(said("system"), said("gpt"), system="x")), "system prompt twice"
+    ),
+    "a history that is a string": Refused(
+        around_of(TOLD, told(history="q")), "history is a string"
+    ),
+    "a history of questions": Refused(
+        around_of(TOLD, told(history=["q"])), "history[0] is no pair of question and answer"
+    ),
+    "a history of three": Refused(
+        around_of(TOLD, told(history=[["q", "a"], ["q", "a", "b"]])), "history[1] is no pair"
+    ),
+    "a history with a number": Refused(
+        around_of(TOLD, told(history=[["q", 1]])), "history[0][1] is a number"
+    ),
+    "a history with an empty answer": Refused(
+        around_of(TOLD, told(history=[["q", ""]])), "history[0][1] is an empty answer"
+    ),
+    "a text that is a number": Refused(
+        around_of(b'{"text":"a"}', b'{"text":1}'), "text is a number"
+    ),
+    "a blank text": Refused(around_of(b'{"text":"a"}', b'{"text":" "}'), "text is empty"),
     "a tool that is a string": Refused(
         around(row(USER, ASSISTANT, tools=["clock"])), "tools[0] has no function"
     ),

@@ -8,13 +8,13 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor
 
-from training.config import RunSpec
 from training.events import Event, EventWriter, Finished, Metrics, read_events
 from training.failures import RunError, StopRequested, failure_of
 from training.reporting import Reporter
 from training.resumption import rewind
 from training.run import run
 from training.run_directory import RunDirectory, StopReason
+from training.run_spec import RunSpec
 from training.stopping import StopSignal
 
 FLOAT32: Mapping[str, Any] = {"model": {"dtype": "float32"}, "reporting": {"report_to": []}}

@@ -6,12 +6,16 @@ from typing import Any
 import pytest
 
 from tests.training.runs import prepare, train, write_rows
-from training.config import DataConfig, DatasetSource
-from training.data import CUT_TO_NOTHING, NO_TARGET, TOO_LONG, DataPlan, DataReader, plan_data
+from training.data import DataPlan, plan_data
+from training.data_config import DataConfig
+from training.data_counts import CUT_TO_NOTHING, LEFT_OUT, NO_TARGET, TOO_LONG
 from training.encoding import Encoder
 from training.failures import RunError
+from training.layouts import NAMED_TEMPLATES, choose_layout
 from training.model import load_tokenizer
-from training.templates import chat_template
+from training.prepared import Shelf
+from training.reading import DataReader
+from training.run_spec import DatasetSource
 
 
 def talk(question: str, answer: str, weight: int | None = None) -> dict[str, Any]:
@@ -31,19 +35,21 @@ def plan(
     **config: Any,
 ) -> DataPlan:
     tokenizer = load_tokenizer(model)
-    template = chat_template(tokenizer, "auto", {"messages"})
+    layout = choose_layout(tokenizer, DataConfig(), {"messages"})
     settings = DataConfig.model_validate({"max_length": 64, **config})
-    encoder = Encoder(tokenizer, template, train_on="assistant", alpaca=False, stop_ids=())
+    encoder = Encoder(tokenizer, layout, train_on="assistant", stop_ids=())
+
+    folder.mkdir(exist_ok=True)
 
     def source(name: str, rows: list[dict[str, Any]], weight: float) -> DatasetSource:
         path = str(write_rows(folder / name, rows))
         return DatasetSource(path=path, format="messages", weight=weight)
 
     return plan_data(
-        DataReader(encoder, settings, lambda: None),
+        DataReader(encoder, settings, Shelf(folder / "documents"), lambda: None),
         [source("train.jsonl", rows, weight)],
         [source("valid.jsonl", valid, 1.0)] if valid else [],
-        eval_split=settings.eval_split,
+        settings,
         seed=3,
     )
 
@@ -125,8 +131,8 @@ def test_messages_need_a_template_of_the_model_or_by_name(
     refused = train(prepare(tmp_path / "auto", model))
     assert refused.failure is not None
     assert refused.failure.param == "training.data.template"
-    assert '"chatml"' in (refused.failure.remedy or "")
-    for name in ("chatml", "alpaca"):
+    assert "chatml" in (refused.failure.remedy or "")
+    for name in NAMED_TEMPLATES.keys() - {"alpaca_seq2seq"}:
         settings = {"data": {"template": name}, "optimization": {"max_steps": 2}}
         directory = prepare(tmp_path / name, model, settings)
         assert train(directory).outcome == "succeeded"
@@ -159,3 +165,30 @@ def test_a_template_that_hides_the_answers_is_named(tiny_model: Path, tmp_path: 
     assert finished.failure is not None
     assert finished.failure.code == "template_unsupported"
     assert finished.failure.param == "training.data.template"
+
+
+WITH_TOOLS = SHORT | {
+    "tools": [{"type": "function", "function": {"name": "add"}}],
+    "parallel_tool_calls": False,
+}
+
+
+def test_rows_whose_tools_the_template_leaves_out_are_counted(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    made = plan(tiny_model, tmp_path, [SHORT, WITH_TOOLS, WITH_TOOLS])
+    assert made.counts.dropped == {LEFT_OUT: 2}
+    assert made.counts.first_lines[LEFT_OUT] == "line 2: the chat template leaves out tools"
+    assert f"2 {LEFT_OUT}" in made.in_words()
+
+
+def test_a_file_of_tools_needs_a_template_that_takes_them(tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="leaves out tools") as caught:
+        plan(tiny_model, tmp_path, [WITH_TOOLS])
+    assert caught.value.failure.code == "template_unsupported"
+    assert "takes tools" in str(caught.value.failure.remedy)
+
+
+def test_a_row_without_tools_may_say_how_they_are_called(tiny_model: Path, tmp_path: Path) -> None:
+    made = plan(tiny_model, tmp_path, [SHORT | {"parallel_tool_calls": True, "tools": []}])
+    assert made.counts.dropped == {}

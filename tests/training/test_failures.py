@@ -9,10 +9,10 @@ from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
 from tests.training.runs import events, prepare, train
-from training.config import RunSpec
+from training.data_files import DataError
 from training.events import CheckpointSaved, Metrics
-from training.failures import RunError, failure_of, invalid_spec
-from training.formats import DataError
+from training.failures import failure_of, invalid_spec
+from training.run_spec import RunSpec
 
 
 def invalid_run() -> ValidationError:
@@ -21,19 +21,52 @@ def invalid_run() -> ValidationError:
     return caught.value
 
 
+def raised_from(cause: Exception) -> Exception:
+    error = ValueError("cannot be written")
+    error.__cause__ = cause
+    return error
+
+
 CASES: dict[str, tuple[Exception, str, str]] = {
-    "said": (invalid_spec("No.", param="a.b"), "invalid_spec", "spec"),
+    "said": (invalid_spec("No.", param="a.b", remedy="Do."), "invalid_spec", "spec"),
     "run.json": (invalid_run(), "invalid_spec", "spec"),
     "a row": (DataError(3, "no"), "invalid_data", "data"),
-    "gpu": (torch.OutOfMemoryError("CUDA out of memory."), "cuda_out_of_memory", "resources"),
-    "memory": (MemoryError(), "out_of_memory", "resources"),
+    "gpu": (torch.OutOfMemoryError("CUDA out of memory."), "gpu_out_of_memory", "resources"),
+    "memory": (MemoryError(), "host_out_of_memory", "resources"),
     "torch's memory": (
         RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 1 bytes"),
-        "out_of_memory",
+        "host_out_of_memory",
         "resources",
     ),
-    "disk": (OSError(errno.ENOSPC, "No space left on device"), "disk_full", "resources"),
-    "quota": (OSError(errno.EDQUOT, "Disk quota exceeded"), "disk_full", "resources"),
+    "cublas": (
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        "gpu_out_of_memory",
+        "resources",
+    ),
+    "driver's memory": (
+        RuntimeError("CUDA error: out of memory"),
+        "gpu_out_of_memory",
+        "resources",
+    ),
+    "C++'s memory": (RuntimeError("std::bad_alloc"), "host_out_of_memory", "resources"),
+    "mmap": (OSError(errno.ENOMEM, "no"), "host_out_of_memory", "resources"),
+    "weights on disk": (
+        RuntimeError("I/O error: No space left on device (os error 28)"),
+        "disk_full",
+        "resources",
+    ),
+    "optimizer on disk": (
+        RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 50240 vs 50132"),
+        "disk_full",
+        "resources",
+    ),
+    "wrapped": (
+        raised_from(OSError(errno.ENOSPC, "No space left on device")),
+        "disk_full",
+        "resources",
+    ),
+    "disk": (OSError(errno.ENOSPC, "no"), "disk_full", "resources"),
+    "quota": (OSError(errno.EDQUOT, "no"), "disk_full", "resources"),
     "gone": (FileNotFoundError(errno.ENOENT, "no", "a.jsonl"), "file_missing", "infrastructure"),
     "system": (PermissionError(errno.EACCES, "no"), "system_error", "infrastructure"),
     "bug": (KeyError("x"), "internal_error", "infrastructure"),
@@ -46,6 +79,7 @@ def test_every_error_has_a_code_and_a_fault(case: str) -> None:
     failure = failure_of(error)
     assert (failure.code, failure.fault) == (code, fault)
     assert failure.message
+    assert failure.remedy
 
 
 def test_a_loss_that_is_no_number_ends_the_run_at_once(tiny_model: Path, tmp_path: Path) -> None:
@@ -137,4 +171,3 @@ def test_an_answer_that_takes_no_loss_anywhere_fails(tiny_model: Path, tmp_path:
     finished = train(prepare(tmp_path, tiny_model, rows=[{"messages": turns}] * 4))
     assert finished.failure is not None
     assert finished.failure.code == "no_target_tokens"
-    assert isinstance(failure_of(RunError("a", "b", fault="data")).message, str)

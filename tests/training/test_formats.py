@@ -16,28 +16,35 @@ from hypothesis import strategies as st
 from tests.training.dataset_corpus import (
     ACCEPTED,
     CALL,
+    CHAT,
     GOOD,
     LINE_LIMIT,
     NOT_TEXT,
     REFUSED,
     TOOL,
     around,
+    chat,
     row,
+    said,
+    told,
     turn,
 )
-from training.config import FormatName
-from training.formats import (
-    FORMATS,
-    DataError,
-    FileChecker,
-    FileReport,
-    NotText,
-    OverLimit,
-    detect_format,
-    read_rows,
-)
+from training.conversation_checks import UNREAD_KEYS
+from training.data_config import FormatName
+from training.data_files import DataError, read_rows
+from training.file_check import FileChecker, FileReport, NotText, OverLimit
+from training.formats import FORMATS, detect_format
 from training.json_lines import RowProblem
-from training.rows import Conversation, Instruction, Message, PromptCompletion
+from training.roles import (
+    ASSISTANT_FIRST,
+    EMPTY,
+    LAST_UNANSWERED,
+    LATER_SYSTEM,
+    RENAMED,
+    ROLES,
+    SAME_ROLE,
+)
+from training.rows import Conversation, Instruction, Message, PromptCompletion, Text
 
 
 def checked(*chunks: bytes, format: FormatName | None = None, **limits: int) -> FileReport:
@@ -125,10 +132,61 @@ def test_a_huge_number_costs_no_time():
     assert time.perf_counter() - began < 5
 
 
+_ODD: dict[str, tuple[bytes, tuple[str, ...]]] = {
+    "nothing": (row(turn("system"), turn("user"), turn("assistant")), ()),
+    "two users": (row(turn("user"), turn("user"), turn("assistant")), (SAME_ROLE,)),
+    "two answers": (row(turn("user"), turn("assistant"), turn("assistant")), (SAME_ROLE,)),
+    "two tools": (
+        row(turn("user"), turn("assistant", tool_calls=[CALL]), turn("tool"), turn("tool")),
+        (LAST_UNANSWERED,),
+    ),
+    "an answer first": (row(turn("assistant")), (ASSISTANT_FIRST,)),
+    "an answer after the system": (row(turn("system"), turn("assistant")), (ASSISTANT_FIRST,)),
+    "a question last": (row(turn("user"), turn("assistant"), turn("user")), (LAST_UNANSWERED,)),
+    "an empty question": (row(turn("user", " "), turn("assistant")), (EMPTY,)),
+    "an empty system message": (
+        row(turn("system", ""), turn("assistant")),
+        (ASSISTANT_FIRST, EMPTY),
+    ),
+    "an empty call": (row(turn("user"), turn("assistant", "", tool_calls=[CALL])), ()),
+    "a system message inside": (
+        row(turn("user"), turn("system"), turn("assistant")),
+        (LATER_SYSTEM,),
+    ),
+    "two system messages": (
+        row(turn("system"), turn("developer"), turn("user"), turn("assistant")),
+        (SAME_ROLE, LATER_SYSTEM),
+    ),
+    "other names": (row(turn("human"), turn("GPT")), (RENAMED,)),
+    "ShareGPT's own names": (CHAT, ()),
+    "names that are not ShareGPT's": (chat(said("Human"), said("model")), (RENAMED,)),
+    "ShareGPT's odd ones": (
+        chat(said("gpt"), said("human", ""), said("human")),
+        (SAME_ROLE, ASSISTANT_FIRST, LAST_UNANSWERED, EMPTY),
+    ),
+    "keys that are not read": (chat(said("human"), said("gpt", hash="x")), (UNREAD_KEYS,)),
+}
+
+
+@pytest.mark.parametrize("name", _ODD)
+@pytest.mark.parametrize("num_rows", [1, 200])
+def test_what_is_odd_is_kept_and_counted(name: str, num_rows: int):
+    content, remarks = _ODD[name]
+    report = checked((content + b"\n") * num_rows)
+    assert (report.num_rows, report.num_errors) == (num_rows, 0)
+    assert report.remarks == dict.fromkeys(remarks, num_rows)
+
+
+def test_orders_are_told_apart_however_many_there_are(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("training.roles._MAX_KNOWN", 3)
+    rows = [row(*[turn("user")] * n, turn("assistant")) for n in range(1, 90)]
+    assert checked(b"\n".join(rows), max_line_bytes=1 << 20).remarks == {SAME_ROLE: 88}
+
+
 class TestFileChecker:
     def test_the_first_good_row_decides_the_format(self):
         instruct = b'{"instruction":"a","output":"b"}'
-        report = checked(b'{"text":"?"}\n{"messages":[]}\n' + instruct + b"\n" + GOOD)
+        report = checked(b'{"word":"?"}\n{"messages":[]}\n' + instruct + b"\n" + GOOD)
         assert (report.format, report.num_rows) == ("instruct", 1)
         assert [error.line for error in report.errors] == [1, 2, 4]
 
@@ -260,6 +318,81 @@ class TestRows:
     def test_a_developer_is_a_system_prompt(self, written):
         (only,) = read_rows(written(row(turn("developer", "Rules."), turn("assistant"))))
         assert only.messages[0] == Message("system", "Rules.")
+
+    @pytest.mark.parametrize("name", ROLES)
+    @pytest.mark.parametrize("spelled", [str, str.upper, str.title])
+    def test_a_role_has_many_names(self, name: str, spelled, written):
+        messages = [turn("assistant", tool_calls=[CALL]), turn(spelled(name))]
+        first, last = next(iter(read_rows(written(row(*messages))))).messages
+        assert (first.role, last.role) == ("assistant", ROLES[name])
+
+    @pytest.mark.parametrize("user", ["User", "USER", "UTILISATEUR"])
+    def test_conversations_of_vigogne(self, user: str, written):
+        turns = [{"role": user, "content": "a"}, {"role": user.replace("USER", "ASSISTANT")}]
+        turns[1] = {"role": "ASSISTANT", "content": "b"}
+        content = json.dumps({"id": "1", "conversation": turns}).encode()
+        expected = Conversation(1, (Message("user", "a"), Message("assistant", "b")))
+        assert list(read_rows(written(content), "messages")) == [expected]
+        report = checked(content)
+        assert (report.format, report.extra_columns) == ("messages", {"id": 1})
+
+    def test_messages_go_before_a_conversation(self, written):
+        content = row(turn("assistant"), conversation=[])
+        assert checked(content).extra_columns == {"conversation": 1}
+        assert next(read_rows(written(content))).messages == (Message("assistant", "text"),)
+
+    def test_nulls_in_tools_do_not_reach_the_template(self, written):
+        padded = {"name": "clock", "parameters": {"zone": None, "of": [None, {"a": None, "b": 1}]}}
+        call = {"id": None, "function": {"name": "clock", "arguments": {"x": None, "zone": "UTC"}}}
+        content = row(
+            turn("assistant", None, tool_calls=[call]),
+            tools=[{"type": None, "function": padded}],
+        )
+        (only,) = read_rows(written(content))
+        plain = {"name": "clock", "parameters": {"of": [None, {"b": 1}]}}
+        assert only.tools == ({"function": plain},)
+        called = {"function": {"name": "clock", "arguments": {"zone": "UTC"}}}
+        assert only.messages[0].tool_calls == (called,)
+
+    def test_sharegpt(self, written):
+        calls = '[{"name": "clock", "arguments": {"zone": "UTC"}}, {"name": "date"}]'
+        content = chat(
+            said("human", weight=1),
+            said("function_call", calls),
+            said("observation", "12:00"),
+            {"role": "assistant", "content": "Noon.", "from": None},
+            said("gpt", "Late.", weight=0.0),
+            tools='[{"name": "clock"}]',
+            system="Be brief.",
+        )
+        called = (
+            {"type": "function", "function": {"name": "clock", "arguments": {"zone": "UTC"}}},
+            {"type": "function", "function": {"name": "date", "arguments": {}}},
+        )
+        assert list(read_rows(written(b"\n" + content))) == [
+            Conversation(
+                2,
+                (
+                    Message("system", "Be brief."),
+                    Message("user", "text"),
+                    Message("assistant", None, tool_calls=called),
+                    Message("tool", "12:00"),
+                    Message("assistant", "Noon."),
+                    Message("assistant", "Late.", weight=0),
+                ),
+                ({"type": "function", "function": {"name": "clock"}},),
+            )
+        ]
+
+    def test_history(self, written):
+        content = told(history=[["q", "a"], ["", "b"]], input="c", system="s")
+        history = (("q", "a"), ("", "b"))
+        assert list(read_rows(written(content))) == [
+            Instruction(1, "a", "b", "c", "s", history=history)
+        ]
+
+    def test_text(self, written):
+        assert list(read_rows(written(b'{"text":" a\\n","id":2}'))) == [Text(1, " a\n")]
 
     def test_instruction(self, written):
         content = (

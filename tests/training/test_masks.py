@@ -7,10 +7,11 @@ from jinja2 import TemplateError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from tests.tiny_model import CHATML, make_tiny_model
-from training.encoding import Document, Encoder
-from training.packing import pack
+from training.documents import Document
+from training.encoding import Encoder
+from training.layouts import Layout, alpaca_template, merge_alpaca
 from training.rows import Conversation, Instruction, Message, PromptCompletion
-from training.templates import HiddenTurnError, TrainOn, alpaca_template
+from training.templates import HiddenTurnError, TrainOn
 
 TRIMMING = CHATML.replace("message['content']", "message['content'] | trim")
 TAGGED = (
@@ -44,9 +45,8 @@ def encoder(
     template: str | None = CHATML,
     *,
     train_on: TrainOn = "assistant",
-    alpaca: bool = False,
 ) -> Encoder:
-    return Encoder(tokenizer, template, train_on=train_on, alpaca=alpaca, stop_ids=())
+    return Encoder(tokenizer, Layout(template, merge_alpaca), train_on=train_on, stop_ids=())
 
 
 def targets(tokenizer: PreTrainedTokenizerBase, document: Document) -> list[str]:
@@ -104,7 +104,7 @@ def test_a_template_that_changes_the_answer_is_refused(tokenizer):
 
 def test_an_instruction_in_the_layout_of_alpaca(tokenizer):
     row = Instruction(1, "Name a colour.", input="of the sky", output="blue")
-    document = encoder(tokenizer, alpaca_template(), alpaca=True).encode(row)
+    document = encoder(tokenizer, alpaca_template()).encode(row)
     assert targets(tokenizer, document) == ["blue<|im_end|>"]
     assert "### Input:\nof the sky" in tokenizer.decode(document.input_ids)
 
@@ -112,11 +112,3 @@ def test_an_instruction_in_the_layout_of_alpaca(tokenizer):
 def test_a_completion_and_the_end_of_sequence_take_loss(tokenizer):
     document = encoder(tokenizer, None).encode(PromptCompletion(1, "one ", "two"))
     assert targets(tokenizer, document) == ["two<|im_end|>"]
-
-
-def test_packing_keeps_every_token_and_no_block_is_over_full(tokenizer):
-    encode = encoder(tokenizer, None).encode
-    documents = [encode(PromptCompletion(1, "a", "b" * n)) for n in range(1, 40)]
-    blocks = pack(documents, 64)
-    assert sum(len(block) for block in blocks) == len(documents)
-    assert max(sum(map(len, block)) for block in blocks) <= 64

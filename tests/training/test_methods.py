@@ -11,9 +11,12 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.training.runs import adapter, curve, events, prepare, train
-from training.adapters import ADAPTERS
-from training.config import AdapterConfig, TrainingConfig
-from training.events import Message, Sample
+from tests.training.tracked_runs import train_apart
+from training.adapter_config import AdapterConfig
+from training.adapters import ADAPTERS, Origin
+from training.config import TrainingConfig
+from training.events import Event, Message, Metrics, Sample
+from training.loss import HEADS
 from training.model import load_model
 
 STEPS = {"max_steps": 12, "learning_rate": 0.05}
@@ -97,7 +100,8 @@ def test_adapters_are_float32_on_a_base_of_any_precision(
     config = TrainingConfig.model_validate(
         {"model": {"dtype": dtype, "quantization": quantization}}
     )
-    model = ADAPTERS["lora"](load_model(tiny_model, config), config.adapter, "tiny")
+    origin = Origin("tiny", tiny_model)
+    model = ADAPTERS["lora"](load_model(tiny_model, config), config.adapter, origin)
     trained = {name: p.dtype for name, p in model.named_parameters() if p.requires_grad}
     assert trained
     assert set(trained.values()) == {torch.float32}
@@ -154,10 +158,12 @@ def test_the_trained_share_and_the_data_are_told(tiny_model: Path, tmp_path: Pat
     directory = prepare(tmp_path, tiny_model, settings)
     assert train(directory).outcome == "succeeded"
     told = [event for event in events(directory) if isinstance(event, Message)]
-    data, share = (event.data for event in told)
+    told_first = {key: event.data for event in reversed(told) for key in event.data}
+    data, share, engine = (told_first[key] for key in ("rows_read", "parameters", "head"))
     assert (data["rows_read"], data["rows_trained"], data["rows_held_out"]) == (40, 30, 10)
     assert data["tokens"] > data["target_tokens"] > 0
     assert share["trained_parameters"] == AdapterConfig().r * 2048
+    assert engine["head"] in HEADS
     samples = [event for event in events(directory) if isinstance(event, Sample)]
     assert [(event.step, event.prompt) for event in samples] == [(2, "What is 1 plus 1?")]
 
@@ -169,13 +175,23 @@ def test_training_stops_early_and_keeps_the_checkpoint(tiny_model: Path, tmp_pat
         "data": {"eval_split": 0.25},
         "evaluation": {"eval_steps": 2, "early_stopping_patience": 2},
     }
-    directory = prepare(tmp_path, tiny_model, settings)
+    directory = prepare(tmp_path / "whole", tiny_model, settings)
     finished = train(directory)
     assert finished.outcome == "succeeded"
     valid = curve(directory, "valid_loss")
     best = min(valid, key=lambda step: valid[step] or 0.0)
     assert finished.step == max(valid) == best + 4 < 40
     assert directory.newest_valid_checkpoint() == directory.checkpoint(finished.step)
+
+    # What was seen before a pause counts: with new patience it would go on for longer.
+    paused = prepare(tmp_path / "paused", tiny_model, settings)
+
+    def is_all_but_over(event: Event) -> bool:
+        return isinstance(event, Metrics) and "valid_loss" in event.metrics and event.step > best
+
+    assert train(paused, stop_when=is_all_but_over, reason="pause").step == best + 3
+    assert train(paused).step == finished.step
+    assert curve(paused, "valid_loss") == valid
 
 
 def test_the_same_seed_begins_with_the_same_adapter(tiny_model: Path, tmp_path: Path) -> None:
@@ -187,6 +203,23 @@ def test_the_same_seed_begins_with_the_same_adapter(tiny_model: Path, tmp_path: 
     name = next(name for name in one if "lora_A" in name)
     assert torch.equal(one[name], two[name])
     assert not torch.allclose(one[name], three[name])
+
+
+@pytest.mark.slow
+def test_a_fresh_process_begins_with_the_same_adapter(tiny_model: Path, tmp_path: Path) -> None:
+    """Whatever order its sets are in: nothing of the process is in what a seed draws."""
+    settings = {
+        "adapter": {"r": 4, "target_modules": ["q_proj", "down_proj", "v_proj"]},
+        "optimization": {"max_steps": 1, "learning_rate": 1e-12, "warmup_steps": 0},
+    }
+    found = []
+    for hash_seed in ("1", "2"):
+        directory = prepare(tmp_path / hash_seed, tiny_model, settings)
+        train_apart(directory, {"PYTHONHASHSEED": hash_seed})
+        found.append(adapter(directory.result))
+    one, two = found
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[name], two[name]) for name in one)
 
 
 def test_slow_bfloat16_is_told(

@@ -14,6 +14,7 @@ from tests.training.runs import curve, events, prepare
 from training.__main__ import main
 from training.events import Event, Finished, Progress
 from training.facts import ModelFacts
+from training.inspection import inspect_model
 from training.run_directory import RunDirectory, StopReason, verify
 
 ROOT = Path(__file__).parents[2]
@@ -111,6 +112,27 @@ def test_a_term_while_training(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("signalled", [False, True])
+def test_a_word_to_stop_and_keep_while_training(
+    tiny_model: Path, tmp_path: Path, *, signalled: bool
+) -> None:
+    """It needs no TERM, and one that comes with it changes nothing."""
+    directory = prepare(tmp_path, tiny_model, LONG)
+    process = start("run", tmp_path)
+    wait_for(directory, lambda event: isinstance(event, Progress) and event.step > 2)
+    directory.write_stop_reason("stop")
+    if signalled:
+        process.send_signal(signal.SIGTERM)
+    _, log = process.communicate(timeout=60)
+    assert process.returncode == 0, log
+    finished = ending(directory)
+    assert (finished.outcome, finished.stopped_early) == ("succeeded", True)
+    assert 2 < finished.step < LONG["optimization"]["max_steps"]
+    assert verify(directory.result)
+    assert "Stopped on request at step" in log
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("phase", ["starting", "tokenizing"])
 def test_a_term_before_training_ends_quickly(tiny_model: Path, tmp_path: Path, phase: str) -> None:
     rows = [{"prompt": "a" * 200, "completion": str(i)} for i in range(200_000)]
@@ -136,19 +158,42 @@ def test_a_run_that_fails_says_why_and_exits_with_1(tiny_model: Path, tmp_path: 
     assert failure.message in log
 
 
-def test_inspection_prints_facts_or_one_sentence(
-    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def inspected(folder: Path) -> tuple[str, str, set[str]]:
+    """What an inspection writes as its result and as its reason, and the modules that it loads."""
+    script = (
+        "import sys; from training.__main__ import main; "
+        "main(['inspect', sys.argv[1]]); open(sys.argv[2], 'w').write(' '.join(sys.modules))"
+    )
+    loaded = folder.parent / "loaded"
+    done = subprocess.run(
+        [sys.executable, "-c", script, folder, loaded],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout, done.stderr, set(loaded.read_text().split())
+
+
+def test_inspection_prints_facts_or_one_sentence_and_loads_no_more_than_it_takes(
+    tiny_model: Path, tmp_path: Path
 ) -> None:
-    code, out, _ = call("inspect", tiny_model)
-    assert code == 0
-    facts = ModelFacts.model_validate_json(out)
+    (tmp_path / "model").symlink_to(tiny_model)
+    out, err, loaded = inspected(tmp_path / "model")
+    assert ModelFacts.model_validate_json(out).architecture == "LlamaForCausalLM"
+    assert err == ""
+    assert not {"bitsandbytes", "torch._inductor.compile_fx"} & loaded
+    (tmp_path / "empty").mkdir()
+    out, err, loaded = inspected(tmp_path / "empty")
+    assert (out, err) == ("", "The model cannot be used: config.json is missing.\n")
+    assert not {"torch", "transformers", "peft", "numpy"} & loaded
+
+
+def test_inspection_writes_facts_to_a_file(tiny_model: Path, tmp_path: Path) -> None:
     file = tmp_path / "facts.json"
     assert main(["inspect", str(tiny_model), "-o", str(file)]) == 0
-    assert ModelFacts.model_validate_json(file.read_bytes()) == facts
-    capsys.readouterr()
+    assert ModelFacts.model_validate_json(file.read_bytes()) == inspect_model(tiny_model)
     assert main(["inspect", str(tmp_path)]) == 1
-    out, err = capsys.readouterr()
-    assert (out, err) == ("", "The model cannot be used: config.json is missing.\n")
 
 
 @pytest.mark.parametrize("target", ["x.gguf", "model"])

@@ -1,17 +1,23 @@
 """A run that was stopped and goes on is the run that never stopped, bit for bit."""
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import Tensor, nn
 
 from tests.training.runs import adapter, curve, events, prepare, train
+from training.collation import Batch
 from training.events import CheckpointSaved, Event, Message, Metrics, Progress, Rewound
 from training.run_directory import RunDirectory, read_manifest, remove_folder, verify
+from training.trainer import FineTuner
 
-TWO_EPOCHS = {
+TWO_EPOCHS: dict[str, Any] = {
     "data": {"eval_split": 0.1},
     "adapter": {"lora_dropout": 0.1, "r": 4},
     "optimization": {
@@ -26,16 +32,73 @@ TWO_EPOCHS = {
 }
 
 
+Batches = list[tuple[int, str]]
+"""Of every batch: the optimiser steps before it, and a hash of all that it holds."""
+
+
+@contextmanager
+def noted() -> Iterator[Batches]:
+    """The batches that are trained on, as the model gets them."""
+    batches: Batches = []
+    compute = FineTuner.compute_loss
+
+    def noting(tuner: FineTuner, model: nn.Module, inputs: Batch, **options: Any) -> Tensor:
+        batches.append((tuner.state.global_step, digest(inputs)))
+        return compute(tuner, model, inputs, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FineTuner, "compute_loss", noting)
+        yield batches
+
+
+def digest(batch: Batch) -> str:
+    found = hashlib.sha256()
+    for name, value in sorted(batch.items()):
+        held = value.tolist() if isinstance(value, Tensor) else value
+        found.update(f"{name}={held};".encode())
+    return found.hexdigest()
+
+
 @pytest.fixture(scope="module")
-def uninterrupted(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+def reference(
+    tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[RunDirectory, Batches]:
     directory = prepare(tmp_path_factory.mktemp("run"), tiny_model, TWO_EPOCHS)
-    assert train(directory).outcome == "succeeded"
-    return directory
+    with noted() as batches:
+        assert train(directory).outcome == "succeeded"
+    return directory, batches
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(reference: tuple[RunDirectory, Batches]) -> RunDirectory:
+    return reference[0]
 
 
 def same_result(one: RunDirectory, other: RunDirectory) -> bool:
-    left, right = adapter(one.result), adapter(other.result)
-    return left.keys() == right.keys() and all(torch.equal(left[k], right[k]) for k in left)
+    return same(adapter(one.result), adapter(other.result))
+
+
+def same_state(one: RunDirectory, other: RunDirectory, step: int) -> bool:
+    """Of the optimiser and the schedule, bit for bit."""
+    left, right = (
+        [torch.load(run.checkpoint(step) / name, weights_only=True) for name in STATE]
+        for run in (one, other)
+    )
+    return same(left, right)
+
+
+STATE = "optimizer.pt", "scheduler.pt"
+
+
+def same(left: Any, right: Any) -> bool:
+    """Whether two structures hold the same, their tensors bit for bit."""
+    if isinstance(left, Tensor):
+        return isinstance(right, Tensor) and left.dtype == right.dtype and torch.equal(left, right)
+    if isinstance(left, Mapping):
+        return left.keys() == right.keys() and all(same(left[key], right[key]) for key in left)
+    if isinstance(left, list | tuple):
+        return len(left) == len(right) and all(map(same, left, right))
+    return bool(left == right)
 
 
 @pytest.fixture(autouse=True)
@@ -63,23 +126,78 @@ STOPS = {
 }
 
 
-@pytest.mark.parametrize("step", STOPS)
-def test_a_paused_run_goes_on_exactly(
-    uninterrupted: RunDirectory, tiny_model: Path, tmp_path: Path, step: int
-) -> None:
-    directory = prepare(tmp_path, tiny_model, TWO_EPOCHS)
-    assert train(directory, stop_when=STOPS[step], reason="pause").outcome == "interrupted"
-    assert [p.name for p in directory.checkpoints.iterdir()] == [f"checkpoint-{step}"]
+HARDEST = {19, 12, 8}
+"""Beside which the others are for `make test-all`."""
 
-    finished = train(directory)
+
+@pytest.mark.parametrize(
+    "step",
+    [pytest.param(step, marks=[] if step in HARDEST else pytest.mark.slow) for step in STOPS],
+)
+def test_a_paused_run_goes_on_exactly(
+    reference: tuple[RunDirectory, Batches], tiny_model: Path, tmp_path: Path, step: int
+) -> None:
+    uninterrupted, expected = reference
+    directory = prepare(tmp_path, tiny_model, TWO_EPOCHS)
+    with noted() as batches:
+        paused = train(directory, stop_when=STOPS[step], reason="pause")
+        assert paused.outcome == "interrupted"
+        assert [p.name for p in directory.checkpoints.iterdir()] == [f"checkpoint-{step}"]
+
+        finished = train(directory)
 
     assert finished.outcome == "succeeded"
+    assert batches == expected
+    assert same_state(directory, uninterrupted, 24)
     assert finished.trained_tokens == total_tokens(uninterrupted)
     rewound = [event.step for event in events(directory) if isinstance(event, Rewound)]
     assert rewound == [step]
     for metric in ("train_loss", "train_mean_token_accuracy", "valid_loss", "grad_norm"):
         assert curve(directory, metric) == curve(uninterrupted, metric), metric
     assert same_result(directory, uninterrupted)
+
+
+def test_the_second_epoch_is_the_first_in_another_order(
+    reference: tuple[RunDirectory, Batches],
+) -> None:
+    """Or batches by hash would show nothing about it."""
+    hashes = [found for _step, found in reference[1]]
+    assert len(set(hashes)) == 36
+    first, second = hashes[:36], hashes[36:]
+    assert first != second
+    assert sorted(first) == sorted(second)
+
+
+ARRANGEMENTS = {
+    "packed": {"data": {"eval_split": 0.1, "packing": True, "max_length": 128}},
+    "grouped by length": {
+        "optimization": TWO_EPOCHS["optimization"]
+        | {
+            "per_device_train_batch_size": 2,
+            "gradient_accumulation_steps": 2,
+            "train_sampling_strategy": "group_by_length",
+        }
+    },
+}
+
+
+@pytest.mark.parametrize("arrangement", ARRANGEMENTS)
+def test_whatever_makes_the_batches_goes_on_in_the_second_epoch(
+    tiny_model: Path, tmp_path: Path, arrangement: str
+) -> None:
+    settings = TWO_EPOCHS | ARRANGEMENTS[arrangement]
+    whole, parts = (prepare(tmp_path / name, tiny_model, settings) for name in ("whole", "parts"))
+    with noted() as expected:
+        last = train(whole).step
+    stop = last - last // 4
+    assert stop % (last // 2) > 1, "it stops within the second epoch"
+    with noted() as batches:
+        assert train(parts, stop_when=before(stop), reason="pause").step == stop
+        assert train(parts).outcome == "succeeded"
+    assert len({step for step, _ in expected}) == last < len(expected)
+    assert batches == expected
+    assert same_state(parts, whole, last)
+    assert same_result(parts, whole)
 
 
 def total_tokens(directory: RunDirectory) -> float | int | None:

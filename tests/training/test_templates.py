@@ -7,9 +7,12 @@ from jinja2 import TemplateError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from tests.tiny_model import CHATML
-from training.encoding import Document, Encoder
+from training.data_config import DataConfig
+from training.documents import Document
+from training.encoding import Encoder
+from training.layouts import Layout, alpaca_template, chatml_template, choose_layout
 from training.rows import Conversation, Message, PromptCompletion
-from training.templates import HiddenTurnError, alpaca_template, chatml_template
+from training.templates import HiddenTurnError, LeftOutError
 
 # Writes an empty thought before the last answer unless it has one, drops thoughts of earlier
 # answers, and begins an answer with an empty thought.
@@ -59,7 +62,7 @@ def tokenizer(tiny_model: Path) -> PreTrainedTokenizerBase:
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, template: str, *messages: Message) -> Document:
-    encoder = Encoder(tokenizer, template, train_on="assistant", alpaca=False, stop_ids=())
+    encoder = Encoder(tokenizer, Layout(template), train_on="assistant", stop_ids=())
     return encoder.encode(Conversation(1, messages))
 
 
@@ -114,11 +117,15 @@ def test_a_tokenizer_that_writes_it_does_so_before_a_completion(
     tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tokenizer.bos_token = "<|endoftext|>"
-    encoder = Encoder(tokenizer, None, train_on="everything", alpaca=False, stop_ids=())
-    bare = encoder.encode(PromptCompletion(1, "ab", "cd")).input_ids.tolist()
+
+    def ids(prompt: str) -> list[int]:
+        layout = choose_layout(tokenizer, DataConfig(), {"prompt_completion"})
+        encoder = Encoder(tokenizer, layout, train_on="everything", stop_ids=())
+        return encoder.encode(PromptCompletion(1, prompt, "cd")).input_ids.tolist()
+
+    bare = ids("ab")
     tokenizer.backend_tokenizer.post_processor = bos_writer(tokenizer)
-    written = encoder.encode(PromptCompletion(1, "ab", "cd")).input_ids.tolist()
-    by_hand = encoder.encode(PromptCompletion(1, "<|endoftext|>ab", "cd")).input_ids.tolist()
+    written, by_hand = ids("ab"), ids("<|endoftext|>ab")
     assert written == by_hand == [tokenizer.bos_token_id, *bare]
 
 
@@ -175,3 +182,96 @@ def test_the_alpaca_layout_keeps_a_system_prompt_of_its_own(
     document = encode(tokenizer, alpaca_template(), Message("system", "Be brief."), *ask("red"))
     text = tokenizer.decode(document.input_ids)
     assert text.startswith("Be brief.\n\n### Instruction:\nq\n\n### Response:\nred")
+
+
+ADD = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
+CALL = {"id": "1", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}
+TOOL_TALK = (
+    Message("user", "add"),
+    Message("assistant", None, tool_calls=(CALL,)),
+    Message("tool", '{"sum": 2}', tool_call_id="1", name="add"),
+    Message("assistant", "two"),
+)
+NAMES = "<|im_start|>{{ message['role'] }}{{ ' ' + message.name if message.name else '' }}"
+TOOLS_AND_NAMES = TOOLS.replace("<|im_start|>{{ message['role'] }}", NAMES)
+JSON_ANSWERS = TOOLS.replace(
+    "{% else %}{{ message['content'] }}",
+    "{% elif message['role'] == 'tool' %}{{ message['content'] | tojson }}"
+    "{% else %}{{ message['content'] }}",
+)
+MARKED_TOOLS = TOOLS.replace(
+    "{% if message.tool_calls %}",
+    "{% if message['role'] == 'assistant' %}{% generation %}{% if message.tool_calls %}"
+    "{% for call in message.tool_calls %}"
+    "call {{ call.function.name }} {{ call.function.arguments | tojson }}{% endfor %}"
+    "{% else %}{{ message['content'] }}{% endif %}<|im_end|>{% endgeneration %}\n"
+    "{% elif message.tool_calls %}",
+).replace("{% endif %}<|im_end|>\n{% endfor %}", "<|im_end|>\n{% endif %}{% endfor %}")
+
+
+def encode_with_tools(
+    tokenizer: PreTrainedTokenizerBase, template: str, *messages: Message
+) -> Document:
+    encoder = Encoder(tokenizer, Layout(template), train_on="assistant", stop_ids=())
+    return encoder.encode(Conversation(1, messages, (ADD,)))
+
+
+@pytest.mark.parametrize("template", [TOOLS, TOOLS_AND_NAMES, JSON_ANSWERS, MARKED_TOOLS])
+def test_tools_are_shown_and_calls_take_loss(
+    tokenizer: PreTrainedTokenizerBase, template: str
+) -> None:
+    document = encode_with_tools(tokenizer, template, *TOOL_TALK)
+    assert targets(tokenizer, document) == 'call add {"a": 1}<|im_end|>two<|im_end|>'
+    text = tokenizer.decode(document.input_ids)
+    assert text.startswith('<|im_start|>tools\n[{"type": "function", "function": {"name": "add"')
+    assert ("tool add\n" in text) == (template == TOOLS_AND_NAMES)
+
+
+def test_a_call_of_weight_0_takes_no_loss(tokenizer: PreTrainedTokenizerBase) -> None:
+    call = Message("assistant", None, weight=0, tool_calls=(CALL,))
+    talk = (TOOL_TALK[0], call, *TOOL_TALK[2:])
+    document = encode_with_tools(tokenizer, TOOLS, *talk)
+    assert targets(tokenizer, document) == "two<|im_end|>"
+    assert 'call add {"a": 1}' in tokenizer.decode(document.input_ids)
+
+
+def test_two_calls_in_one_turn(tokenizer: PreTrainedTokenizerBase) -> None:
+    other = {"type": "function", "function": {"name": "sub", "arguments": {"b": [2]}}}
+    both = Message("assistant", None, tool_calls=(CALL, other))
+    document = encode_with_tools(tokenizer, TOOLS, TOOL_TALK[0], both)
+    assert targets(tokenizer, document) == 'call add {"a": 1}call sub {"b": [2]}<|im_end|>'
+
+
+IGNORES_CALLS = TOOLS.replace("message.tool_calls %}{% for", "message.nothing %}{% for")
+IGNORES_ANSWERS = "{% set messages = messages | rejectattr('role', 'eq', 'tool') | list %}" + TOOLS
+WRITES_NONE = TOOLS.replace("call {{", "{{ message['content'] }}call {{")
+
+
+@pytest.mark.parametrize(
+    ("template", "messages", "named"),
+    [
+        (CHATML, (Message("user", "a"), Message("assistant", "b")), "leaves out tools"),
+        (IGNORES_CALLS, TOOL_TALK, "leaves out tool_calls"),
+        (IGNORES_ANSWERS, TOOL_TALK, "role tool"),
+        (WRITES_NONE, TOOL_TALK, "writes None"),
+        (
+            TOOLS,
+            (TOOL_TALK[0], Message("assistant", "I add.", tool_calls=(CALL,))),
+            "the content beside tool_calls",
+        ),
+    ],
+)
+def test_a_template_that_leaves_tools_out_is_refused_by_name(
+    tokenizer: PreTrainedTokenizerBase, template: str, messages: tuple[Message, ...], named: str
+) -> None:
+    with pytest.raises(LeftOutError, match=named):
+        encode_with_tools(tokenizer, template, *messages)
+
+
+def test_content_beside_a_call_takes_loss(tokenizer: PreTrainedTokenizerBase) -> None:
+    template = TOOLS.replace("call {{", "{{ message['content'] or '' }}call {{")
+    said = Message("assistant", "I add. ", tool_calls=(CALL,))
+    document = encode_with_tools(tokenizer, template, TOOL_TALK[0], said)
+    assert targets(tokenizer, document) == 'I add. call add {"a": 1}<|im_end|>'
+    document = encode_with_tools(tokenizer, template, *TOOL_TALK)
+    assert targets(tokenizer, document) == 'call add {"a": 1}<|im_end|>two<|im_end|>'

@@ -14,14 +14,15 @@ from sqlalchemy import select
 
 from jobs.artifacts.registry import open_store
 from jobs.database import Database
-from jobs.models import Checkpoint, Event, Job, Model, Run
-from jobs.queue import Bell
+from jobs.doorbell import Bell
+from jobs.models import Checkpoint, Event, File, Job, Model, Run
 from jobs.requests import JobRequest, ModelRequest
 from jobs.schema import upgrade
-from jobs.service import catalogue, files, jobs, keys, submission
+from jobs.service import catalogue, control, files, keys, submission
 from jobs.settings import Settings, worker_name
 from jobs.states import TERMINAL, JobStatus
-from training.formats import FileChecker
+from training.data_config import ContainerName
+from training.file_check import FileChecker
 from worker.processes import tag_of_worker, tagged
 
 ROOT = Path(__file__).parents[2]
@@ -34,6 +35,7 @@ FAST = {
     "stop_grace_seconds": 2,
     "drain_seconds": 20,
     "worker_gpus": 0,
+    "warm_start": False,
 }
 
 
@@ -102,7 +104,7 @@ class Deployment:
         with self.store.create(files.artifact_key(file_id)) as writer:
             writer.write(content)
             stored = writer.commit()
-        upload = files.Upload(
+        stored_file = files.StoredFile(
             id=file_id,
             filename="rows.jsonl",
             purpose="fine-tune",
@@ -112,8 +114,37 @@ class Deployment:
             report=checker.finish(),
         )
         with self.database.writing() as session:
-            files.add(session, self.identity, upload)
+            files.add(session, self.identity, stored_file)
         return file_id
+
+    def upload_as(self, container: ContainerName, content: bytes) -> str:
+        """A file that a worker has to check."""
+        file_id = f"file-{os.urandom(8).hex()}"
+        with self.store.create(files.artifact_key(file_id)) as writer:
+            writer.write(content)
+            stored = writer.commit()
+        stored_file = files.StoredFile(
+            id=file_id,
+            filename=f"data.{container}",
+            purpose="fine-tune",
+            bytes=stored.bytes,
+            sha256=stored.sha256,
+            artifact_key=stored.key,
+            container=container,
+        )
+        with self.database.writing() as session:
+            files.add(session, self.identity, stored_file)
+        self.bell.ring("default")
+        return file_id
+
+    def checked(self, file_id: str, seconds: float = 60) -> File:
+        """A file once its check is over."""
+        self.wait_until(lambda: self.file(file_id).status != "uploaded", seconds)
+        return self.file(file_id)
+
+    def file(self, file_id: str) -> File:
+        with self.database.reading() as session:
+            return session.get_one(File, file_id)
 
     def submit(self, max_steps: int, save_steps: int = 5) -> str:
         training = {
@@ -136,7 +167,23 @@ class Deployment:
 
     def cancel(self, job_id: str) -> None:
         with self.database.writing() as session:
-            jobs.cancel(session, self.identity, job_id)
+            control.cancel(session, self.identity, job_id)
+
+    def pause(self, job_id: str) -> Job:
+        with self.database.writing() as session:
+            return control.pause(session, self.identity, job_id)
+
+    def resume(self, job_id: str) -> Job:
+        with self.database.writing() as session:
+            job = control.resume(session, self.identity, job_id)
+        self.bell.ring(job.pool)
+        return job
+
+    def stop(self, job_id: str) -> Job:
+        with self.database.writing() as session:
+            job = control.stop(session, self.identity, job_id)
+        self.bell.ring(job.pool)
+        return job
 
     def job(self, job_id: str) -> Job:
         with self.database.reading() as session:

@@ -78,6 +78,8 @@ class FakeTrainer:
         total = self.spec.training.optimization.max_steps
         assert total is not None
         while self.step < total:
+            if self.step and self.directory.is_to_keep():
+                break
             self._step(total)
             if self.stop:
                 self._interrupted()

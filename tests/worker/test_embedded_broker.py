@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from kombu import Connection, Consumer, Queue
 
-from jobs.queue import Bell, make_celery_app, queue_name
+from jobs.doorbell import Bell
+from jobs.queue import make_celery_app, queue_name
 from jobs.settings import Settings
 
 MALFORMED = [

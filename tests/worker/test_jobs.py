@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from jobs.models import Artifact
+from jobs.models import Artifact, File
 from tests.servers import RedisServer
 from tests.worker.deployment import Deployment
 from tests.worker.fake_training import SECRET, losses
 
 pytestmark = pytest.mark.slow
+HEADER = "step,train_loss,train_mean_token_accuracy,valid_loss,valid_mean_token_accuracy"
 
 
 def artifacts(deployment: Deployment, job_id: str) -> dict[str, Artifact]:
@@ -60,6 +61,21 @@ def test_a_job_succeeds_and_its_result_is_whole(fake: Deployment) -> None:
     kept = [c.step for c in fake.checkpoints(job_id) if c.deleted_at is None]
     assert kept == [10, 15, 20]
     fake.check_nothing_is_left()
+
+
+def test_what_was_measured_is_a_file_of_the_project(fake: Deployment) -> None:
+    job_id = fake.submit(max_steps=10)
+    assert fake.wait_for_end(job_id) == "succeeded"
+    job = fake.job(job_id)
+    assert job.result_file_id is not None
+    with fake.database.reading() as session:
+        table = session.get_one(File, job.result_file_id)
+    assert (table.filename, table.purpose) == ("step_metrics.csv", "fine-tune-results")
+    content = fake.content(table.artifact_key)
+    assert hashlib.sha256(content).hexdigest() == table.sha256
+    header, *rows = content.decode().splitlines()
+    assert header == HEADER
+    assert rows == [f"{step},{loss},,," for step, loss in fake.curve(job_id)]
 
 
 def test_no_secret_reaches_the_stored_log(fake: Deployment) -> None:

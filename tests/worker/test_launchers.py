@@ -10,9 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.worker.fake_standby import STOOD_BY
+from tests.worker.launching import ready_launcher, same_code
 from worker.launchers.base import ExitReport, Launcher
-from worker.launchers.local import LocalLauncher
+from worker.launchers.local import LocalHandle
 from worker.launchers.registry import LAUNCHERS
+from worker.launchers.standby import StandbyLauncher
 from worker.processes import TAG, tagged
 
 PYTHON = sys.executable
@@ -26,20 +29,31 @@ FAMILY = (
 STAY = "time.sleep(1000)\n"
 
 
-@pytest.fixture(params=sorted(LAUNCHERS))
-def launcher(request: pytest.FixtureRequest) -> Launcher:
-    return LAUNCHERS[request.param]()
-
-
 @pytest.fixture
-def tag(tmp_path: Path) -> Iterator[str]:
-    made = f"test/{tmp_path.name}-{os.getpid()}/run"
+def worker_tag(tmp_path: Path) -> Iterator[str]:
+    made = f"test/{tmp_path.name}-{os.getpid()}/"
     yield made
     assert_gone(made)
 
 
+@pytest.fixture
+def tag(worker_tag: str) -> str:
+    return worker_tag + "run"
+
+
+@pytest.fixture(params=sorted(LAUNCHERS))
+def launcher(request: pytest.FixtureRequest, tmp_path: Path, worker_tag: str) -> Iterator[Launcher]:
+    with same_code():
+        made = ready_launcher(request.param, tmp_path, worker_tag)
+        yield made
+    if isinstance(made, StandbyLauncher):
+        made.end()
+        said = (tmp_path / "output.log").read_text()
+        assert STOOD_BY in said or "/no/such/program" in said
+
+
 def env(tag: str, **more: str) -> dict[str, str]:
-    return {"PATH": os.environ["PATH"], TAG: tag, **more}
+    return {"PATH": "/usr/bin:/bin", TAG: tag, **more}
 
 
 def assert_gone(tag: str, seconds: float = 3) -> None:
@@ -134,36 +148,46 @@ def test_signals_after_the_end_are_ignored(launcher: Launcher, tmp_path: Path, t
     assert handle.poll() == ExitReport(exit_code=0)
 
 
-def test_everything_ends_with_the_worker(launcher: Launcher, tmp_path: Path, tag: str) -> None:
+@pytest.mark.parametrize("name", sorted(LAUNCHERS))
+def test_everything_ends_with_the_worker(
+    name: str, tmp_path: Path, worker_tag: str, tag: str
+) -> None:
     """`kill -9` of the process that launched: a pipe it held is all that tells."""
     program = (
         "import sys, time\n"
         "from pathlib import Path\n"
-        "from worker.launchers.registry import LAUNCHERS\n"
-        f"LAUNCHERS[{_name(launcher)!r}]().start("
-        f"[sys.executable, '-c', {FAMILY + STAY!r}], {env(tag)!r}, Path({str(tmp_path)!r}))\n"
+        "from tests.worker.launching import ready_launcher\n"
+        f"folder = Path({str(tmp_path)!r})\n"
+        f"ready_launcher({name!r}, folder, {worker_tag!r}).start("
+        f"[sys.executable, '-c', {FAMILY + STAY!r}], {env(tag)!r}, folder)\n"
         "time.sleep(1000)\n"
     )
     parent = subprocess.Popen([PYTHON, "-c", program], cwd=Path(__file__).parents[2])
     while not (tmp_path / "output.log").exists():
         time.sleep(0.02)
     wait_for_output(tmp_path, "ready")
-    assert len(list(tagged(tag))) >= 6
+    assert len(list(tagged(worker_tag))) >= 6
     parent.kill()
     parent.wait()
-    assert_gone(tag)
+    assert_gone(worker_tag)
 
 
-def test_nothing_is_left_when_the_reaper_is_killed(tmp_path: Path, tag: str) -> None:
-    handle = LocalLauncher().start([PYTHON, "-c", FAMILY + STAY], env(tag), tmp_path)
+def test_nothing_is_left_when_the_reaper_is_killed(
+    launcher: Launcher, tmp_path: Path, tag: str
+) -> None:
+    handle = launcher.start([PYTHON, "-c", FAMILY + STAY], env(tag), tmp_path)
+    assert isinstance(handle, LocalHandle)
     wait_for_output(tmp_path, "ready")
     os.kill(handle.pid, signal.SIGKILL)
     assert handle.wait(10) == ExitReport()
     assert list(tagged(tag)) == []
 
 
-def test_a_reaper_that_does_not_answer_is_killed_too(tmp_path: Path, tag: str) -> None:
-    handle = LocalLauncher().start([PYTHON, "-c", FAMILY + STAY], env(tag), tmp_path)
+def test_a_reaper_that_does_not_answer_is_killed_too(
+    launcher: Launcher, tmp_path: Path, tag: str
+) -> None:
+    handle = launcher.start([PYTHON, "-c", FAMILY + STAY], env(tag), tmp_path)
+    assert isinstance(handle, LocalHandle)
     wait_for_output(tmp_path, "ready")
     os.kill(handle.pid, signal.SIGSTOP)
     handle.signal("KILL")
@@ -171,7 +195,3 @@ def test_a_reaper_that_does_not_answer_is_killed_too(tmp_path: Path, tag: str) -
     handle.signal("KILL")
     assert handle.wait(10) == ExitReport()
     assert list(tagged(tag)) == []
-
-
-def _name(launcher: Launcher) -> str:
-    return next(name for name, kind in LAUNCHERS.items() if isinstance(launcher, kind))

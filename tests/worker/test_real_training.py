@@ -1,15 +1,16 @@
 """The whole way with the real `python -m training` on a tiny model."""
 
+import csv
 import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.worker.deployment import ROOT, Deployment
+from jobs.models import File
+from tests.worker.deployment import Deployment
+from tests.worker.test_jobs import artifacts
 
 pytestmark = pytest.mark.slow
 ROWS = [
@@ -23,26 +24,16 @@ ROWS = [
 ]
 TRAINING = {
     "model": {"dtype": "float32"},
-    "data": {"max_length": 128},
+    "data": {"max_length": 128, "eval_split": 0.1},
     "adapter": {"r": 4},
+    "evaluation": {"eval_steps": 8},
     "reporting": {"logging_steps": 1, "report_to": []},
 }
 STEPS = 24
 
 
-@pytest.fixture
-def real(deployment: Deployment, tmp_path: Path) -> Deployment:
-    model = tmp_path / "model"
-    subprocess.run(
-        [sys.executable, "tests/tiny_model.py", str(model)], cwd=ROOT, check=True, timeout=120
-    )
-    deployment.start_worker("worker")
-    deployment.add_model(model, seconds=120)
-    return deployment
-
-
-def submit(real: Deployment) -> str:
-    optimization = {"max_steps": STEPS, "per_device_train_batch_size": 2}
+def submit(real: Deployment, max_steps: int = STEPS) -> str:
+    optimization = {"max_steps": max_steps, "per_device_train_batch_size": 2}
     return real.submit_body(
         {
             "model": "tiny",
@@ -57,11 +48,24 @@ def submit(real: Deployment) -> str:
     )
 
 
+def results(real: Deployment, job_id: str) -> list[dict[str, str]]:
+    """The rows of the job's results file."""
+    with real.database.reading() as session:
+        table = session.get_one(File, real.job(job_id).result_file_id)
+    return list(csv.DictReader(real.content(table.artifact_key).decode().splitlines()))
+
+
 def test_a_job_is_killed_drained_and_still_has_the_uninterrupted_curve(real: Deployment) -> None:
     plain = submit(real)
     assert real.wait_for_end(plain, 180) == "succeeded", real.job(plain).error
     expected = real.curve(plain)
     assert [step for step, _ in expected] == list(range(1, STEPS + 1))
+    measured = results(real, plain)
+    assert [(int(row["step"]), float(row["train_loss"])) for row in measured] == expected
+    assert all(0 <= float(row["train_mean_token_accuracy"]) <= 1 for row in measured)
+    evaluated = [row for row in measured if row["valid_loss"]]
+    assert [row["step"] for row in evaluated] == ["8", "16", "24"]
+    assert all(0 <= float(row["valid_mean_token_accuracy"]) <= 1 for row in evaluated)
 
     job_id = submit(real)
     real.wait_until(lambda: real.checkpoints(job_id), 120)
@@ -73,8 +77,46 @@ def test_a_job_is_killed_drained_and_still_has_the_uninterrupted_curve(real: Dep
     real.start_worker("worker")
     assert real.wait_for_end(job_id, 180) == "succeeded", real.job(job_id).error
     assert [run.outcome for run in real.runs(job_id)] == ["crashed", "interrupted", "succeeded"]
-    assert real.curve(job_id) == expected
+    assert results(real, job_id) == measured
     assert real.processes() == []
+
+
+def test_a_paused_job_goes_on_to_the_uninterrupted_curve(real: Deployment) -> None:
+    plain = submit(real)
+    assert real.wait_for_end(plain, 180) == "succeeded", real.job(plain).error
+
+    job_id = submit(real)
+    real.wait_for_step(job_id, 2, 120)
+    real.pause(job_id)
+    real.wait_until(lambda: real.job(job_id).status == "paused", 60)
+    real.check_nothing_is_left()
+    done = len(real.curve(job_id))
+    assert 2 <= done < STEPS
+    real.resume(job_id)
+    assert real.wait_for_end(job_id, 180) == "succeeded", real.job(job_id).error
+    assert [run.outcome for run in real.runs(job_id)] == ["interrupted", "succeeded"]
+    assert real.curve(job_id) == real.curve(plain)
+
+
+def test_a_stopped_job_has_an_adapter_of_fewer_steps(real: Deployment) -> None:
+    """Stopped while it trains, and stopped while it is paused: then a last run exports."""
+    for paused in (False, True):
+        job_id = submit(real, max_steps=2000)
+        real.wait_for_step(job_id, 2, 120)
+        if paused:
+            real.pause(job_id)
+            real.wait_until(lambda i=job_id: real.job(i).status == "paused", 60)
+        real.stop(job_id)
+        assert real.wait_for_end(job_id, 180) == "succeeded", real.job(job_id).error
+        done = real.curve(job_id)[-1][0]
+        assert 2 <= done < 2000
+        told = [event.message for event in real.events(job_id, "message")]
+        assert f"Stopped on request at step {done} of 2000." in told
+        names = artifacts(real, job_id)
+        assert {"adapter.zip", "adapter/adapter_model.safetensors"} <= names.keys()
+        card = real.content(names["adapter/README.md"].key).decode()
+        assert f"{done} steps" in card
+        assert len(real.runs(job_id)) == 1 + paused
 
 
 def test_a_model_that_changed_since_the_submission_is_refused(

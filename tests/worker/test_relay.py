@@ -10,12 +10,12 @@ from sqlalchemy.orm import Session
 
 from jobs.database import Database
 from jobs.models import Event
+from jobs.redaction import Redactor
 from jobs.service.records import Fence, Fenced
 from jobs.states import RunOutcome
 from tests.jobs.world import World, fence_of, offer
 from training.events import CheckpointSaved, EventWriter, Finished, Metrics, Progress
 from worker import relay
-from worker.redaction import Redactor
 from worker.relay import EventRelay, LogRelay
 
 

@@ -8,9 +8,11 @@ import pytest
 
 from jobs.artifacts.local import LocalStore
 from jobs.service.claims import StoredCheckpoint
+from training.ledger import Ledger
 from training.run_directory import RunDirectory, complete_folder, read_manifest, verify
 from worker.checkpoints import restore_newest
 from worker.results import upload_result, write_archive
+from worker.step_metrics import write_table
 from worker.transfers import Mismatch, download, upload, upload_expected
 
 
@@ -30,8 +32,12 @@ def directory(tmp_path: Path) -> RunDirectory:
     return made
 
 
-def stored_checkpoint(store: LocalStore, folder: Path, step: int) -> StoredCheckpoint:
+def stored_checkpoint(
+    store: LocalStore, folder: Path, step: int, best_step: int | None = None
+) -> StoredCheckpoint:
     with complete_folder(folder, step=step) as temporary:
+        if best_step is not None:
+            Ledger(best_valid_loss=1.0, best_step=best_step).write(temporary)
         (temporary / "nested").mkdir()
         (temporary / "nested" / "state.bin").write_bytes(b"%d" % step * 1000)
         (temporary / "weights.bin").write_bytes(b"w" * 1000)
@@ -140,3 +146,45 @@ def test_the_newest_whole_checkpoint_is_restored_as_it_was(
     assert directory.newest_valid_checkpoint() == directory.checkpoint(10)
     assert read_manifest(directory.checkpoint(10)) == newer.manifest
     assert restore_newest(store, (), directory, go_on) is None
+
+
+@pytest.mark.parametrize(("best_step", "restored"), [(5, [5, 15]), (15, [15]), (3, [15])])
+def test_the_best_checkpoint_is_restored_beside_the_newest(
+    store: LocalStore,
+    directory: RunDirectory,
+    tmp_path: Path,
+    best_step: int,
+    restored: list[int],
+) -> None:
+    """One that is not stored any more is the training's to tell of."""
+    checkpoints = tuple(
+        stored_checkpoint(store, tmp_path / "a" / f"checkpoint-{step}", step, best_step)
+        for step in (15, 10, 5)
+    )
+    assert restore_newest(store, checkpoints, directory, go_on) == 15
+    assert sorted(int(p.name[11:]) for p in directory.checkpoints.iterdir()) == restored
+    assert all(verify(folder) for folder in directory.checkpoints.iterdir())
+
+
+def test_the_table_has_a_row_per_measured_step_and_empty_cells(tmp_path: Path) -> None:
+    measured = [
+        (1, {"train_loss": 2.5, "train_mean_token_accuracy": 0.1, "learning_rate": 1e-4}),
+        (2, {"learning_rate": 1e-4}),
+        (3, {"train_loss": 1.0 / 3, "valid_loss": None}),
+        (3, {"valid_loss": 9.0, "valid_mean_token_accuracy": 0.25, "full_valid_loss": 9.0}),
+        (3, {"valid_loss": 0.5}),
+        (3, {"valid_loss": None}),
+        (4, {"train_loss": None}),
+    ]
+    target = tmp_path / "table.csv"
+    write_table(measured, target)
+    assert target.read_bytes() == (
+        b"step,train_loss,train_mean_token_accuracy,valid_loss,valid_mean_token_accuracy\n"
+        b"1,2.5,0.1,,\n"
+        b"3,0.3333333333333333,,0.5,0.25\n"
+    )
+
+
+def test_a_table_of_nothing_is_a_header(tmp_path: Path) -> None:
+    write_table([], tmp_path / "table.csv")
+    assert (tmp_path / "table.csv").read_text().count("\n") == 1

@@ -15,26 +15,34 @@ from worker.launchers.base import ExitReport, Signal
 from worker.processes import TAG, kill_tagged
 
 _EXIT_FILE = "exit.json"
-_LOG_FILE = "output.log"
+LOG_FILE = "output.log"
 
 
 class LocalLauncher:
     """The `Launcher` of processes on this host."""
 
     def start(
-        self, command: Sequence[str], env: Mapping[str, str], directory: Path
+        self,
+        command: Sequence[str],
+        env: Mapping[str, str],
+        directory: Path,
+        *,
+        source: int | None = None,
     ) -> "LocalHandle":
+        """As every launcher; `source` is a descriptor that becomes the command's standard input."""
         exit_file = directory / _EXIT_FILE
         exit_file.unlink(missing_ok=True)
-        with (directory / _LOG_FILE).open("ab") as log:
+        given, passed = ("-", ()) if source is None else (str(source), (source,))
+        with (directory / LOG_FILE).open("ab") as log:
             process = subprocess.Popen(  # noqa: S603 - our own reaper, and a command of ours
-                [sys.executable, "-I", "-S", reaper.__file__, str(exit_file), *command],
+                [sys.executable, "-I", "-S", reaper.__file__, str(exit_file), given, *command],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
                 env=dict(env),
                 cwd=directory,
                 start_new_session=True,
+                pass_fds=passed,
             )
         return LocalHandle(process, exit_file, env.get(TAG))
 
@@ -45,7 +53,8 @@ class LocalHandle:
     def __init__(self, process: subprocess.Popen[bytes], exit_file: Path, tag: str | None) -> None:
         self._process = process
         self._exit_file = exit_file
-        self._tag = tag
+        self._tags = [] if tag is None else [tag]
+        self._oom_kills = reaper.oom_kills()
         self._lock = threading.Lock()
         self._report: ExitReport | None = None
         self._killed = False
@@ -54,6 +63,11 @@ class LocalHandle:
     def pid(self) -> int:
         """The reaper's process id, which is also the session's and the group's."""
         return self._process.pid
+
+    def become(self, tag: str | None) -> None:
+        """From now on it is another run: what it starts has another tag."""
+        self._tags += [] if tag is None else [tag]
+        self._oom_kills = reaper.oom_kills()
 
     def poll(self) -> ExitReport | None:
         with self._lock, contextlib.suppress(TimeoutError):  # not all gone yet: ask again
@@ -92,12 +106,13 @@ class LocalHandle:
         return ExitReport(
             exit_code=report["exit_code"],
             signal=report["signal"],
-            out_of_memory=report["signal"] == signal.SIGKILL and report["oom_kills"] > 0,
+            out_of_memory=report["signal"] == signal.SIGKILL
+            and report["oom_kills"] > self._oom_kills,
         )
 
     def _kill_orphans(self) -> None:
         """The reaper was killed, so nobody below did what it does."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        if self._tag is not None:
-            kill_tagged(self._tag)
+        for tag in self._tags:
+            kill_tagged(tag)

@@ -4,5 +4,6 @@ from collections.abc import Mapping
 
 from worker.launchers.base import Launcher
 from worker.launchers.local import LocalLauncher
+from worker.launchers.standby import StandbyLauncher
 
-LAUNCHERS: Mapping[str, type[Launcher]] = {"local": LocalLauncher}
+LAUNCHERS: Mapping[str, type[Launcher]] = {"local": LocalLauncher, "standby": StandbyLauncher}

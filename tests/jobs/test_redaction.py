@@ -1,6 +1,6 @@
 import pytest
 
-from worker.redaction import Redactor
+from jobs.redaction import Redactor
 
 KNOWN = "my.own/secret+1"
 

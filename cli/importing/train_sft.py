@@ -1,0 +1,149 @@
+"""A command of vigogne's `train_sft`, versions 2.1 and 2.2, as a job.
+
+Most of its arguments are spellings that a job has itself (`training.spellings`); here is what
+stands outside `training`, what is said to the launcher, and what vigogne does by default.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from cli.importing.command_line import Command, is_unknown, parse_command
+from cli.importing.draft import Draft, Rule, left_out, silent, to
+from cli.importing.scalars import scalar
+from cli.importing.values import (
+    FULL,
+    NUM_PROCESSES,
+    STRATEGY,
+    WORKERS_CHOICE,
+    deepspeed,
+    fsdp,
+    model,
+    parsed,
+    report_to,
+    text,
+)
+
+_LISTS = frozenset({"target_modules", "lora_target_modules", "lora_modules_to_save", "report_to"})
+_TEXTS = frozenset({"model_name_or_path", "train_file", "eval_file", "run_name"})
+
+FLAGS: Mapping[str, Rule] = MappingProxyType(
+    {
+        "model_name_or_path": model,
+        "model_revision": left_out(
+            "a revision is pinned when a model is added: `tunesmith models add --revision`"
+        ),
+        "train_file": to("training_file"),
+        "eval_file": to("validation_file"),
+        "validation_file": to("validation_file"),
+        "seed": to("seed"),
+        "run_name": text("suffix", "wandb.name"),
+        "report_to": report_to,
+        "deepspeed": deepspeed,
+        "fsdp": fsdp,
+        "add_tokens": parsed("training.add_tokens"),
+        "add_special_tokens": parsed("training.add_special_tokens"),
+        "local_rank": WORKERS_CHOICE,
+        "ddp_find_unused_parameters": silent,
+    }
+)
+LAUNCHER: Mapping[str, Rule] = MappingProxyType(
+    {
+        "nproc_per_node": to(NUM_PROCESSES),
+        "num_processes": to(NUM_PROCESSES),
+        "num_gpus": to(NUM_PROCESSES),
+        "nnodes": left_out("a job runs on one host"),
+        "standalone": silent,
+    }
+)
+ENVIRONMENT: Mapping[str, Rule] = MappingProxyType(
+    {
+        "WANDB_PROJECT": text("wandb.project"),
+        "WANDB_ENTITY": text("wandb.entity"),
+        "MLFLOW_EXPERIMENT_NAME": text("mlflow.experiment"),
+        "CUDA_VISIBLE_DEVICES": left_out("a worker gives a job its GPUs"),
+        "WANDB_API_KEY": left_out("a worker has its own key"),
+        "HF_TOKEN": left_out("a worker has its own token"),
+    }
+)
+_OF_2_1 = frozenset({"mode", "target_modules", "compute_dtype", "use_nested_quant"})
+"""Arguments by which a command for version 2.1, which always trains LoRA, is told."""
+
+DEFAULTS: Mapping[str, Any] = MappingProxyType(
+    {
+        "training.model.dtype": "float16",
+        "training.optimization.num_train_epochs": 3,
+        "training.optimization.learning_rate": 5e-5,
+        "training.optimization.lr_scheduler_type": "linear",
+        "training.optimization.warmup_steps": 0,
+        "training.optimization.gradient_checkpointing": False,
+    }
+)
+LORA_DEFAULTS: Mapping[str, Any] = MappingProxyType(
+    {
+        "training.adapter.r": 8,
+        "training.adapter.lora_alpha": 16,
+        "training.adapter.lora_dropout": 0.05,
+    }
+)
+
+
+def draft_of(text: str) -> Draft:
+    """The job that a script's command asks for; raises CliError if there is no such command."""
+    command = parse_command(text)
+    draft = Draft({**FLAGS, **LAUNCHER, **ENVIRONMENT})
+    for name, words in command.flags.items():
+        _carry(draft, f"--{name}", name, words)
+    for name, words in command.launcher.items():
+        if name in LAUNCHER:
+            _carry(draft, f"--{name}", name, words)
+        else:
+            draft.note(f"--{name}", "processes are started by the worker")
+    for name in ENVIRONMENT.keys() & command.environment.keys():
+        draft.carry(name, command.environment[name])
+    _choose_method(draft, command)
+    if _processes(draft) > 1:
+        draft.default(STRATEGY, "ddp")
+    for path, value in DEFAULTS.items():
+        draft.default(path, value)
+    return draft
+
+
+def _carry(draft: Draft, shown_as: str, name: str, words: list[str]) -> None:
+    if unknown := [word for word in words if is_unknown(word)]:
+        draft.note(shown_as, f"only a shell knows the value of {unknown[0]}")
+        return
+    draft.carry(name, _value(name, words), shown_as=shown_as)
+
+
+def _value(name: str, words: list[str]) -> object:
+    if name in _LISTS:
+        return words
+    if name in _TEXTS:
+        return " ".join(words)
+    values = [scalar(word) for word in words] or [True]
+    return values if len(values) > 1 else values[0]
+
+
+def _choose_method(draft: Draft, command: Command) -> None:
+    """LoRA or full fine-tuning; vigogne 2.2 falls into the latter where `adapter` is left out."""
+    says_lora = any(name.startswith("lora_") for name in command.flags)
+    if "adapter" in command.flags or _OF_2_1 & command.flags.keys():
+        pass
+    elif says_lora:
+        draft.note("--adapter", "is missing, but arguments of LoRA are there: LoRA is trained")
+    else:
+        for path, value in FULL.items():
+            draft.default(path, value)
+        draft.note("--adapter", "is missing: every weight is trained, as vigogne 2.2 does")
+    if draft.value("training.adapter.type") == "none":
+        return
+    for path, value in LORA_DEFAULTS.items():
+        draft.default(path, value)
+    if _OF_2_1 & command.flags.keys():
+        draft.default("training.adapter.target_modules", ["q_proj", "v_proj"])
+
+
+def _processes(draft: Draft) -> int:
+    count = draft.value(NUM_PROCESSES)
+    return count if isinstance(count, int) else 1

@@ -1,0 +1,199 @@
+"""Older spellings mean what they meant, flat or in sections; what is not honoured is named."""
+
+import json
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from tests.vigogne import CANONICAL, FLAT
+from training.config import TrainingConfig
+from training.refused_keys import REFUSED
+from training.spellings import FLAT as WITHOUT_SECTION
+from training.spellings import SECTIONS, SPELLINGS, SpellingError, canonical
+
+BITS_8 = {"quantization": {"bits": 8}}
+
+
+def config(**training: Any) -> TrainingConfig:
+    return TrainingConfig.model_validate(training)
+
+
+def refused(**training: Any) -> dict[str, Any]:
+    """The only complaint about a configuration."""
+    with pytest.raises(ValidationError) as complaint:
+        config(**training)
+    (error,) = complaint.value.errors()
+    return {**error}
+
+
+@pytest.mark.parametrize("version", FLAT)
+def test_the_flat_arguments_of_vigogne_are_the_canonical_configuration(version: str) -> None:
+    found = config(**FLAT[version])
+    assert found == config(**CANONICAL)
+    assert found.requires == {"cuda"}
+
+
+def test_a_configuration_that_is_canonical_stays_as_it_is() -> None:
+    assert canonical(CANONICAL) == CANONICAL
+    whole = TrainingConfig().model_dump(mode="json")
+    assert canonical(whole) == whole
+
+
+@pytest.mark.parametrize(
+    ("given", "section", "expected"),
+    [
+        ({"load_in_4bit": True}, "model", {"quantization": {"bits": 4}}),
+        (
+            {"load_in_4bit": True, "bnb_4bit_quant_type": "fp4", "use_nested_quant": False},
+            "model",
+            {"quantization": {"bits": 4, "type": "fp4", "double_quant": False}},
+        ),
+        ({"model": {"load_in_8bit": False}}, "model", {}),
+        ({"load_in_4bit": None, "bf16": True}, "model", {"dtype": "bfloat16"}),
+        ({"model": {"quantization": None, "load_in_8bit": True}}, "model", BITS_8),
+        ({"model": {"load_in_8bit": True, "quantization": None}}, "model", BITS_8),
+        ({"use_flash_attention_2": True}, "model", {"attn_implementation": "flash_attention_2"}),
+        ({"adapter": "qlora"}, "model", {"quantization": {"bits": 4}}),
+        ({"adapter": "qlora", "load_in_4bit": True}, "model", {"quantization": {"bits": 4}}),
+        ({"adapter": "none"}, "adapter", {"type": "none"}),
+        ({"adapter": {}, "lora_r": 4}, "adapter", {"r": 4}),
+        ({"lora_r": 4, "adapter": {"lora_alpha": 8}}, "adapter", {"r": 4, "lora_alpha": 8}),
+        ({"lora_target_all_linear_layers": True}, "adapter", {"target_modules": "all-linear"}),
+        ({"target_modules": "q_proj"}, "adapter", {"target_modules": ["q_proj"]}),
+        ({"target_modules": "all-linear"}, "adapter", {"target_modules": "all-linear"}),
+        ({"block_size": 64, "model_max_length": 64}, "data", {"max_length": 64}),
+        ({"eval_split_ratio": 0.01}, "data", {"eval_split": 0.01}),
+        ({"mode": "chat"}, "data", {"format": "messages", "template": "vigogne_chat_v2"}),
+        (
+            {"processor_style": "vigogne_chat_v3"},
+            "data",
+            {"format": "messages", "template": "vigogne_chat_v3"},
+        ),
+        ({"max_steps": -1}, "optimization", {"max_steps": None}),
+        ({"optimization": {"max_steps": 5}}, "optimization", {"max_steps": 5}),
+        ({"report_to": "none"}, "reporting", {"report_to": []}),
+        ({"report_to": "tensorboard"}, "reporting", {"report_to": ["tensorboard"]}),
+    ],
+)  # fmt: skip
+def test_what_a_spelling_means(
+    given: dict[str, Any], section: str, expected: dict[str, Any]
+) -> None:
+    before = json.dumps(given)
+    found = getattr(config(**given), section).model_dump(exclude_unset=True)
+    assert found == expected
+    assert json.dumps(given) == before, "what was given is not touched"
+
+
+@pytest.mark.parametrize(
+    ("given", "place", "other"),
+    [
+        ({"fp16": True, "bf16": True}, ("bf16",), "training.fp16"),
+        ({"fp16": True, "model": {"dtype": "float32"}}, ("model", "dtype"), "training.fp16"),
+        ({"load_in_8bit": True, "load_in_4bit": True}, ("load_in_4bit",), "training.load_in_8bit"),
+        ({"load_in_8bit": True, "adapter": "qlora"}, ("adapter",), "training.load_in_8bit"),
+        (
+            {"model": {"quantization": {"bits": 8}, "load_in_4bit": True}},
+            ("model", "load_in_4bit"),
+            "training.model.quantization.bits",
+        ),
+        ({"block_size": 64, "model_max_length": 32}, ("model_max_length",), "training.block_size"),
+        (
+            {"lora_target_all_linear_layers": True, "target_modules": ["q_proj"]},
+            ("target_modules",),
+            "training.lora_target_all_linear_layers",
+        ),
+    ],
+)
+def test_what_is_set_twice_differently_is_refused(
+    given: dict[str, Any], place: tuple[str, ...], other: str
+) -> None:
+    error = refused(**given)
+    assert error["loc"] == place
+    assert error["msg"] == f"sets the same thing as {other}; give one of them"
+
+
+@pytest.mark.parametrize(
+    ("given", "place"),
+    [
+        ({"load_in_4bit": 4}, ("load_in_4bit",)),
+        ({"model": {"fp16": "true"}}, ("model", "fp16")),
+        ({"mode": "pretrain"}, ("mode",)),
+        ({"adapter": "ia3"}, ("adapter",)),
+        ({"report_to": ["tensorboard", "wandb"]}, ("report_to",)),
+        ({"adapter": {"variant": "dora"}}, ("adapter", "variant")),
+    ],
+)
+def test_a_value_that_a_spelling_does_not_have_is_refused(
+    given: dict[str, Any], place: tuple[str, ...]
+) -> None:
+    error = refused(**given)
+    assert error["loc"] == place
+    assert error["msg"].startswith("Input should be ")
+
+
+@pytest.mark.parametrize("key", REFUSED)
+def test_a_key_that_is_not_honoured_is_refused_by_name(key: str) -> None:
+    for training, place in (({key: "x"}, (key,)), ({"model": {key: "x"}}, ("model", key))):
+        error = refused(**training)
+        assert (error["type"], error["loc"]) == ("refused_key", place)
+        assert error["msg"] == REFUSED[key].words
+        assert error["input"] is None
+
+
+@pytest.mark.parametrize("key", REFUSED)
+def test_its_harmless_values_change_nothing(key: str) -> None:
+    assert REFUSED[key].harmless
+    for value in REFUSED[key].harmless:
+        assert config(**{key: value}) == TrainingConfig()
+
+
+@pytest.mark.parametrize("training", [{"trust_remote_code": 0}, {"do_train": 1}])
+def test_a_number_is_no_switch(training: dict[str, Any]) -> None:
+    assert refused(**training)["type"] == "refused_key"
+
+
+def test_nothing_is_both_honoured_and_refused() -> None:
+    honoured = {key for config in SECTIONS.values() for key in config.model_fields}
+    understood = honoured.union(*SPELLINGS.values(), WITHOUT_SECTION)
+    assert understood & REFUSED.keys() == set()
+
+
+def test_a_key_without_a_section_belongs_to_one_section_only() -> None:
+    keys = [key for config in SECTIONS.values() for key in config.model_fields]
+    spelled = [
+        key
+        for name, table in SPELLINGS.items()
+        for key in table.keys() - SECTIONS[name].model_fields
+    ]
+    assert len(set(keys + spelled)) == len(keys + spelled)
+
+
+@pytest.mark.parametrize("training", [{"type": "lora"}, {"lora": 1}, {"data": {"a.b": 1}}])
+def test_a_key_that_nobody_knows_is_left_to_be_refused(training: dict[str, Any]) -> None:
+    assert canonical(training) == training
+    assert refused(**training)["type"] == "extra_forbidden"
+
+
+@pytest.mark.parametrize("training", [{"adapter": 5}, {"data": 5, "block_size": 8}, {"model": []}])
+def test_a_section_that_is_no_object_is_refused(training: dict[str, Any]) -> None:
+    assert refused(**training)["loc"][0] in training
+
+
+def test_full_training_is_never_fallen_into() -> None:
+    """vigogne trains every weight where `adapter` is left out, whatever is said of LoRA."""
+    assert config(lora_r=8).adapter.type == "lora"
+    assert "lora_r" not in json.dumps(refused(adapter="none", lora_r=8)["msg"])
+    with pytest.raises(ValidationError, match="has no r: remove them"):
+        config(adapter="none", lora_r=8)
+
+
+def test_quantized_weights_without_an_adapter_are_refused() -> None:
+    with pytest.raises(ValidationError, match="quantized weights cannot be trained"):
+        config(adapter="none", load_in_8bit=True)
+
+
+def test_a_secret_is_not_repeated() -> None:
+    with pytest.raises(SpellingError) as error:
+        canonical({"hub_token": "hf_very_secret"})
+    assert "hf_very_secret" not in f"{error.value!r} {error.value.words} {error.value.value}"

@@ -1,0 +1,66 @@
+"""How rows become token sequences. Light."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+
+from training.section import Section, Text
+
+FORMAT_NAMES = ("messages", "sharegpt", "instruct", "prompt_completion", "text")
+FormatName = Literal["messages", "sharegpt", "instruct", "prompt_completion", "text"]
+ContainerName = Literal["jsonl", "json", "csv", "txt", "parquet", "arrow"]
+
+TemplateName = Literal[
+    "auto",
+    "chatml",
+    "alpaca",
+    "alpaca_seq2seq",
+    "vigogne_alpaca",
+    "vigogne_chat_v2",
+    "vigogne_chat_v3",
+]
+
+DEFAULT_MAX_LENGTH = 2048
+
+
+class DataConfig(Section):
+    """How rows become token sequences, and which of their tokens take loss."""
+
+    format: FormatName | None = Field(None, description="None: as detected from the file.")
+    template: TemplateName = Field("auto", description="auto: the model's own chat template.")
+    default_system: Text | None = Field(
+        None,
+        description="The system message of rows without one, in training and for inference; "
+        "None: the template's own.",
+    )
+    add_bos_token: bool | None = Field(
+        None, description="None: where the tokenizer begins a text with one by itself."
+    )
+    max_length: Annotated[int, Field(ge=8)] | None = Field(
+        None, description=f"Tokens of a row; None: {DEFAULT_MAX_LENGTH}, or the model's context."
+    )
+    min_length: NonNegativeInt = Field(0, description="Tokens; shorter rows are dropped.")
+    overlong: Literal["drop", "truncate_end", "truncate_prompt", "split"] = Field(
+        "drop", description="What is done with rows of more than max_length tokens."
+    )
+    max_train_rows: PositiveInt | None = Field(
+        None, description="Only the first so many usable rows are trained on; None: all."
+    )
+    max_eval_rows: PositiveInt | None = Field(
+        None,
+        description="Only the first so many usable rows are held out or read for that; None: all.",
+    )
+    eval_split: Annotated[float, Field(ge=0, le=0.5)] = Field(
+        0.0, description="Share of the training rows that is held out when no file is given."
+    )
+    train_on: Literal["assistant", "last_assistant", "everything"] = "assistant"
+    packing: bool = Field(False, description="Several rows in one block, kept apart by attention.")
+
+    @model_validator(mode="after")
+    def _some_length_is_allowed(self) -> Self:
+        if self.max_length is not None and self.min_length > self.max_length:
+            raise ValueError(
+                f"min_length {self.min_length} is above max_length {self.max_length}, so that no "
+                "row would be left: lower min_length, or raise max_length"
+            )
+        return self

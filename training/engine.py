@@ -1,0 +1,146 @@
+"""How a loaded model is run: its attention, the shape of its batches, and its head.
+
+Each is the leanest that the model itself, asked with made-up documents, answers rightly with.
+"""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import cast
+
+from peft import PeftModel
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from training.adapters import Trainable
+from training.attention import BY_DOCUMENT, can_attend_by_document
+from training.collation import (
+    Batch,
+    Collator,
+    FlatCollator,
+    PackedCollator,
+    PaddedCollator,
+    on_device,
+)
+from training.config import TrainingConfig
+from training.fused_lora import fuse_lora, unfuse_lora
+from training.isolation import find_leak, made_up_documents, require_isolation
+from training.liger import apply_liger, refused
+from training.loss import choose_head, trains_the_same
+from training.reporting import Reporter
+from training.seq2seq_collation import Seq2SeqCollator
+
+
+@dataclass(frozen=True)
+class Engine:
+    """How batches are made and their loss is computed.
+
+    Attributes:
+        collate: Makes batches of what is trained on: documents, or blocks of them.
+        collate_valid: Makes batches of documents that are held out.
+        head: One of `training.loss.HEADS`.
+    """
+
+    collate: Collator
+    collate_valid: Collator
+    head: str
+
+
+def choose_engine(
+    model: Trainable, config: TrainingConfig, pad_token_id: int, reporter: Reporter
+) -> Engine:
+    """Set the model's attention, and choose the batches and the head to go with it.
+
+    A model that is split over processes cannot be asked before they have it: it keeps its
+    attention, and packing is proven when training begins.
+
+    Raises:
+        RunError: Packing is asked for, and one document of a block would see another.
+    """
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    assert isinstance(base, PreTrainedModel)
+    if config.model.use_liger_kernel:
+        _apply_liger(model, base, is_whole=not config.parallelism.splits_the_model)
+    padded = PaddedCollator(pad_token_id)
+    in_rows = PackedCollator(pad_token_id) if config.data.packing else padded
+    if base.config.is_encoder_decoder:
+        engine = _two_sided(model, base, config, pad_token_id)
+    elif config.parallelism.splits_the_model:
+        engine = Engine(in_rows, padded, _unproven_head(base))
+    else:
+        vocab_size: int = base.config.get_text_config().vocab_size
+        flat = _flat_collator(model, base, config, vocab_size)
+        if flat is None and config.data.packing:
+            require_isolation(model, vocab_size, in_rows)
+        probe = on_device(padded(made_up_documents(vocab_size, 2)), model.device)
+        if not config.optimization.torch_compile:
+            _fuse(model, probe)
+        engine = Engine(flat or in_rows, flat or padded, choose_head(model, probe))
+    reporter.tell(
+        _HEADS_IN_WORDS[engine.head],
+        head=engine.head,
+        attention=base.config._attn_implementation,
+        batches=type(engine.collate).__name__,
+    )
+    return engine
+
+
+def _apply_liger(model: Trainable, base: PreTrainedModel, *, is_whole: bool) -> None:
+    """Put Liger's kernels into the model.
+
+    Raises:
+        RunError: It has none for it, or they would train another model.
+    """
+    if not is_whole:
+        apply_liger(base)
+        return
+    probe = PaddedCollator(0)(made_up_documents(base.config.get_text_config().vocab_size, 2))
+    if not trains_the_same(model, on_device(probe, model.device), lambda: apply_liger(base)):
+        raise refused("Liger's kernels compute another loss than this model's own layers.")
+
+
+def _fuse(model: Trainable, probe: Batch) -> None:
+    """Make one operation of each LoRA layer, if that changes nothing."""
+    if not trains_the_same(model, probe, lambda: fuse_lora(model)):
+        unfuse_lora(model)
+
+
+def _two_sided(
+    model: Trainable, base: PreTrainedModel, config: TrainingConfig, pad_token_id: int
+) -> Engine:
+    """A model with an encoder keeps its attention, and is never given packed rows."""
+    shift = cast("Callable[[Tensor], Tensor]", base.prepare_decoder_input_ids_from_labels)
+    collate = Seq2SeqCollator(pad_token_id, shift)
+    if config.parallelism.splits_the_model:
+        return Engine(collate, collate, _unproven_head(base))
+    probe = collate(made_up_documents(base.config.get_text_config().vocab_size, 2))
+    return Engine(collate, collate, choose_head(model, on_device(probe, model.device)))
+
+
+def _flat_collator(
+    model: Trainable, base: PreTrainedModel, config: TrainingConfig, vocab_size: int
+) -> FlatCollator | None:
+    """All documents of a batch in one row, if the model has an attention that is made for it."""
+    attention = str(base.config._attn_implementation)
+    is_flash = attention.startswith("flash_attention")
+    if config.optimization.torch_compile or not (is_flash or can_attend_by_document(base)):
+        return None
+    flat = FlatCollator(tells_lengths=is_flash)
+    if not is_flash:
+        base.set_attn_implementation(BY_DOCUMENT)
+    if find_leak(model, vocab_size, flat) is None:
+        return flat
+    base.set_attn_implementation(attention)
+    return None
+
+
+def _unproven_head(base: PreTrainedModel) -> str:
+    """The model's own, on the tokens that take loss if it can choose them."""
+    return "selected" if "logits_to_keep" in inspect.signature(base.forward).parameters else "whole"
+
+
+_HEADS_IN_WORDS = {
+    "streamed": "The loss is computed on the tokens that take loss, a few at a time.",
+    "selected": "The loss is computed through the model's own head on the tokens that take loss.",
+    "whole": "The loss is computed through the model's own head on every token: it needs them all.",
+}

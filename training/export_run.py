@@ -1,0 +1,168 @@
+"""The recipe of an export: from what was trained to what was asked for, in `result/`."""
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import jinja2
+from safetensors import safe_open
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from training.checkpoint import ADAPTER_FILE
+from training.export import check_adapter
+from training.export_card import ExportCard
+from training.export_config import Content
+from training.export_spec import ExportSpec
+from training.failures import RunError
+from training.gguf_export import PRECISIONS, check_and_tell, check_architecture, write_gguf
+from training.layouts import choose_layout
+from training.merging import Merger
+from training.model import load_config, load_vocabulary, stop_ids
+from training.reporting import Reporter
+from training.run_directory import RunDirectory, complete_folder, remove_folder
+
+_ADAPTER_FILES = (ADAPTER_FILE, "adapter_config.json", "README.md")
+"""Of a checkpoint there is more: the state of training, which is for nobody else."""
+_REPLY = "Certainly42"
+
+
+@dataclass(frozen=True)
+class _Making:
+    """An export under way.
+
+    Attributes:
+        folder: What is made goes there.
+        scratch: Is removed at the end.
+    """
+
+    spec: ExportSpec
+    tokenizer: PreTrainedTokenizerBase
+    folder: Path
+    scratch: Path
+    reporter: Reporter
+
+    @property
+    def base(self) -> Path:
+        assert self.spec.model_path is not None
+        return Path(self.spec.model_path)
+
+    def stop_ids(self) -> frozenset[int]:
+        """Tokens that end what the model says: of its settings, its tokenizer and its template."""
+        own = stop_ids(self.base, load_config(self.base))
+        ends = {*own, self.tokenizer.eos_token_id, *_turn_end(self.tokenizer)}
+        return frozenset(ends)
+
+
+def export(directory: RunDirectory, spec: ExportSpec, reporter: Reporter) -> None:
+    """Make what `spec` asks for, in `directory.result`.
+
+    Raises:
+        training.failures.RunError: With the reason, for the owner of the export.
+        training.failures.StopRequested: A TERM ended the export before its result.
+    """
+    make = MAKERS[spec.export.made]
+    tokenizer = _tokenizer(spec)
+    scratch = directory.path / "scratch"
+    remove_folder(scratch)
+    try:
+        with complete_folder(directory.result) as folder:
+            make(_Making(spec, tokenizer, folder, scratch, reporter))
+    finally:
+        remove_folder(scratch)
+
+
+def _make_adapter(making: _Making) -> None:
+    """The adapter as it is; beside one of a checkpoint, what a result has."""
+    making.reporter.enter("saving")
+    assert making.spec.adapter_path is not None
+    source = Path(making.spec.adapter_path)
+    for name in _ADAPTER_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, making.folder / name)
+    with safe_open(source / ADAPTER_FILE, framework="pt") as file:
+        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    check_adapter(making.folder, shapes)
+    making.tokenizer.save_pretrained(making.folder)
+    if not (making.folder / "README.md").is_file():
+        _write_card(making, ExportCard(making.spec))
+
+
+def _make_merged(making: _Making) -> None:
+    _merger(making, making.spec.export.dtype).write(making.folder, making.reporter)
+    _write_card(making, ExportCard(making.spec))
+
+
+def _make_gguf(making: _Making) -> None:
+    spec, outtype = making.spec, making.spec.export.outtype
+    check_architecture(making.base)
+    _merger(making, PRECISIONS[outtype].merged).write(making.scratch, making.reporter)
+    making.reporter.enter("converting")
+    target = making.folder / f"{spec.stem}-{outtype}.gguf"
+    write_gguf(making.scratch, target, outtype, name=spec.name, stop_ids=making.stop_ids())
+    check_and_tell(target, making.scratch, making.tokenizer, outtype, making.reporter)
+    _write_card(making, ExportCard(spec, target.name))
+
+
+MAKERS: Mapping[Content, Callable[[_Making], None]] = MappingProxyType(
+    {"adapter": _make_adapter, "merged": _make_merged, "gguf": _make_gguf}
+)
+
+
+def _merger(making: _Making, dtype: Any) -> Merger:  # noqa: ANN401 - one of a few words
+    spec = making.spec
+    return Merger(
+        base=making.base,
+        adapter=None if spec.adapter_path is None else Path(spec.adapter_path),
+        tokenizer=making.tokenizer,
+        dtype=dtype,
+        max_shard_size=spec.export.max_shard_size,
+        stop_ids=making.stop_ids(),
+    )
+
+
+def _write_card(making: _Making, card: ExportCard) -> None:
+    (making.folder / "README.md").write_text(card.in_markdown(), encoding="utf-8")
+
+
+def _tokenizer(spec: ExportSpec) -> PreTrainedTokenizerBase:
+    """The tokenizer that was trained with, and its template."""
+    if spec.step is None and spec.adapter_path is not None:
+        return _tokenizer_beside(Path(spec.adapter_path))
+    assert spec.model_path is not None
+    tokenizer = load_vocabulary(Path(spec.model_path), spec.training.model).tokenizer
+    if spec.step is not None:
+        layout = choose_layout(tokenizer, spec.training.data, set(spec.formats))
+        if layout.template is not None:
+            tokenizer.chat_template = layout.template
+    return tokenizer
+
+
+def _tokenizer_beside(adapter: Path) -> PreTrainedTokenizerBase:
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            adapter, local_files_only=True, trust_remote_code=False
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise RunError(
+            "file_missing",
+            "The adapter has no tokenizer beside it.",
+            fault="infrastructure",
+            remedy="Export it again from a result that is whole.",
+        ) from error
+    return tokenizer
+
+
+def _turn_end(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The token with which the template closes an assistant's turn, if it is one of its own."""
+    if not tokenizer.chat_template:
+        return []
+    turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _REPLY}]
+    try:
+        text = str(tokenizer.apply_chat_template(turns, tokenize=False))
+    except jinja2.TemplateError:
+        return []
+    tail: list[int] = tokenizer(text.rpartition(_REPLY)[2], add_special_tokens=False)["input_ids"]
+    return [token for token in tail[:1] if token in tokenizer.get_added_vocab().values()]

@@ -1,0 +1,163 @@
+"""Steps, batches, optimiser and schedule. Light."""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
+
+from training.optimizers import OPTIMIZERS, Optimizer
+from training.schedules import SCHEDULES, Schedule
+from training.section import Section, Text
+
+LORA_LEARNING_RATE = 2e-4
+FULL_LEARNING_RATE = 2e-5
+DEFAULT_WARMUP = 0.03
+
+Argument = bool | int | float | Text
+_USABLE = sorted(name for name, each in OPTIMIZERS.items() if each.refused is None)
+
+
+def _optimizer(name: str) -> str:
+    if name not in OPTIMIZERS:
+        raise ValueError(
+            f"{name!r} is no optimizer of transformers; there are {', '.join(_USABLE)}"
+        )
+    if (reason := OPTIMIZERS[name].refused) is not None:
+        raise ValueError(f'{name!r} {reason}: choose another one, e.g. "adamw_torch"')
+    return name
+
+
+def _schedule(name: str) -> str:
+    if name not in SCHEDULES:
+        raise ValueError(
+            f"{name!r} is no schedule of transformers; there are {', '.join(SCHEDULES)}"
+        )
+    return name
+
+
+def parse_arguments(text: str | None) -> dict[str, Argument]:
+    """What transformers writes as `momentum=0.9,nesterov=true`."""
+    pairs = [pair.partition("=") for pair in (text or "").replace(" ", "").split(",") if pair]
+    return {name: _number_or_word(value) for name, _, value in pairs}
+
+
+def _arguments(value: Any) -> Any:  # noqa: ANN401 - pydantic hands over anything
+    return parse_arguments(value) if isinstance(value, str) else value
+
+
+def _number_or_word(text: str) -> Argument:
+    try:
+        found = json.loads(text.lower())
+    except ValueError:
+        return text
+    return found if isinstance(found, bool | int | float) else text
+
+
+def _problems(key: str, arguments: type[Section], given: Mapping[str, Argument]) -> Iterator[str]:
+    try:
+        arguments.model_validate(given)
+    except ValidationError as error:
+        accepted = ", ".join(arguments.model_fields) or "none"
+        for each in error.errors():
+            place = ".".join((key, *map(str, each["loc"])))
+            is_unknown = each["type"] == "extra_forbidden"
+            what = "unknown" if is_unknown else each["msg"].removeprefix("Value error, ")
+            yield f"{place}: {what}; it takes {accepted}"
+
+
+SamplingStrategy = Literal["random", "group_by_length", "sequential"]
+
+
+class OptimizationConfig(Section):
+    """Steps, batches, optimiser and schedule."""
+
+    num_train_epochs: Annotated[float, Field(gt=0, le=1000)] | None = Field(
+        None, description="None: chosen from the number of rows; see `automatic_epochs`."
+    )
+    max_steps: PositiveInt | None = Field(None, description="Overrides the epochs.")
+    per_device_train_batch_size: PositiveInt = 8
+    per_device_eval_batch_size: PositiveInt = 8
+    gradient_accumulation_steps: PositiveInt = 1
+    train_sampling_strategy: SamplingStrategy = Field(
+        "random", description="Which rows come together: any, those of a length, or as they stand."
+    )
+    learning_rate: PositiveFloat | None = Field(
+        None, description=f"None: {LORA_LEARNING_RATE} for LoRA, {FULL_LEARNING_RATE} for full."
+    )
+    lr_scheduler_type: Annotated[
+        Text, AfterValidator(_schedule), Field(json_schema_extra={"enum": sorted(SCHEDULES)})
+    ] = "cosine"
+    lr_scheduler_kwargs: dict[Text, Argument] = Field(
+        default={}, description="What the schedule takes, e.g. min_lr."
+    )
+    warmup_steps: NonNegativeFloat = Field(
+        DEFAULT_WARMUP, description="A share of all steps below 1, a number of steps from 1 on."
+    )
+    optim: Annotated[
+        Text, AfterValidator(_optimizer), Field(json_schema_extra={"enum": _USABLE})
+    ] = "adamw_torch"
+    optim_args: Annotated[dict[Text, Argument], BeforeValidator(_arguments)] = Field(
+        default={}, description="What the optimizer takes beside the keys below, e.g. momentum."
+    )
+    optim_target_modules: (
+        Literal["all-linear"]
+        | Annotated[list[Annotated[Text, Field(pattern=r"^[A-Za-z0-9_.]+$")]], Field(min_length=1)]
+        | None
+    ) = Field(None, description="Linear layers that GaLore and APOLLO project.")
+    adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    adam_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    adam_epsilon: PositiveFloat = 1e-8
+    weight_decay: NonNegativeFloat = 0.0
+    max_grad_norm: PositiveFloat = 1.0
+    neftune_noise_alpha: PositiveFloat | None = Field(
+        None, description="Noise on the embeddings while training (arXiv:2310.05914)."
+    )
+    gradient_checkpointing: bool = True
+    torch_compile: bool = False
+
+    @model_validator(mode="after")
+    def _warmup_is_a_share_or_a_count(self) -> Self:
+        if self.warmup_steps >= 1 and not float(self.warmup_steps).is_integer():
+            raise ValueError("warmup_steps is a share below 1 or a whole number of steps")
+        return self
+
+    @model_validator(mode="after")
+    def _arguments_fit(self) -> Self:
+        for problem in self._conflicts():
+            raise ValueError(problem)
+        return self
+
+    @property
+    def optimizer(self) -> Optimizer:
+        return OPTIMIZERS[self.optim]
+
+    @property
+    def schedule(self) -> Schedule:
+        return SCHEDULES[self.lr_scheduler_type]
+
+    def _conflicts(self) -> Iterator[str]:
+        optimizer, schedule = self.optimizer, self.schedule
+        yield from _problems("optim_args", optimizer.arguments, self.optim_args)
+        yield from _problems("lr_scheduler_kwargs", schedule.arguments, self.lr_scheduler_kwargs)
+        if optimizer.projects and self.optim_target_modules is None:
+            yield f'optim {self.optim!r} needs optim_target_modules, e.g. "all-linear"'
+        if not optimizer.projects and self.optim_target_modules is not None:
+            yield f"optim_target_modules is for GaLore and APOLLO, which {self.optim!r} is not"
+        if optimizer.averages and self.lr_scheduler_type != "constant":
+            yield f'optim {self.optim!r} is its own schedule: set lr_scheduler_type to "constant"'
+        warms_up = schedule.warms_up or optimizer.averages
+        if not warms_up and self.warmup_steps not in {0, DEFAULT_WARMUP}:
+            yield (
+                f"lr_scheduler_type {self.lr_scheduler_type!r} has no warm-up: set warmup_steps "
+                'to 0, or choose "constant_with_warmup"'
+            )

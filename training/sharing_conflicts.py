@@ -1,0 +1,55 @@
+"""What cannot work together when several processes share a model. Light.
+
+Each was tried, or is what the libraries say of themselves; where it depends on a version, on
+DeepSpeed 0.19, PEFT 0.21, transformers 5.24 and torch 2.13.
+"""
+
+from collections.abc import Iterator
+
+from training.evaluation_config import CheckpointsConfig
+from training.model_config import ModelConfig
+from training.optimization_config import OptimizationConfig
+from training.parallelism_config import ParallelismConfig
+
+_OFFLOADED = ("adamw_torch", "adamw_torch_fused")
+
+
+def sharing_conflicts(
+    parallelism: ParallelismConfig,
+    model: ModelConfig,
+    optimization: OptimizationConfig,
+) -> Iterator[str]:
+    """Every combination that cannot work, with the way out."""
+    strategy = parallelism.strategy
+    if parallelism.splits_the_model:
+        yield from _in_parts(strategy, model)
+    offloads_optimizer = parallelism.uses_deepspeed and "optimizer" in parallelism.offloads
+    if offloads_optimizer and optimization.optim not in _OFFLOADED:
+        yield (
+            f'optimization.optim "{optimization.optim}" would quietly become Adam when the '
+            f"optimizer is offloaded: set it to {' or '.join(_OFFLOADED)}, or leave "
+            "parallelism.offload out"
+        )
+    if optimization.torch_compile and parallelism.uses_deepspeed:
+        yield (
+            f"optimization.torch_compile does not go with parallelism.strategy {strategy!r}: "
+            'set torch_compile to false, or strategy to "ddp"'
+        )
+
+
+def best_conflicts(parallelism: ParallelismConfig, checkpoints: CheckpointsConfig) -> Iterator[str]:
+    """Every way of keeping the best model that cannot work, with the way out."""
+    if checkpoints.load_best_model_at_end and parallelism.splits_the_model:
+        yield (
+            "checkpoints.load_best_model_at_end does not go with parallelism.strategy "
+            f"{parallelism.strategy!r}, which takes the weights apart: set strategy to "
+            '"ddp" or "zero2", or leave it out'
+        )
+
+
+def _in_parts(strategy: str, model: ModelConfig) -> Iterator[str]:
+    if model.quantization is not None:
+        yield (
+            f"model.quantization does not go with parallelism.strategy {strategy!r}, which takes "
+            'the weights apart: set strategy to "ddp" or "zero2", or remove quantization'
+        )

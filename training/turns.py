@@ -1,0 +1,43 @@
+"""Messages as chat templates read them: dicts, the arguments of a call as an object."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from training.rows import Message
+
+Turns = list[dict[str, Any]]
+Shape = tuple[str, ...]
+"""The roles of a conversation's turns, one after the other."""
+
+
+def shape_of(turns: Turns) -> Shape | None:
+    """None for what is not to be learned from: calls of tools and whatever else is no content."""
+    if all(len(turn) == 2 and turn["role"] != "tool" for turn in turns):
+        return tuple(turn["role"] for turn in turns)
+    return None
+
+
+def as_turn(message: Message) -> dict[str, Any]:
+    """A message with no more keys than it has values."""
+    turn: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.name is None and message.tool_call_id is None and message.tool_calls is None:
+        return turn
+    if message.name is not None:
+        turn["name"] = message.name
+    if message.tool_call_id is not None:
+        turn["tool_call_id"] = message.tool_call_id
+    if message.tool_calls:
+        turn["tool_calls"] = [_as_tool_call(call) for call in message.tool_calls]
+    return turn
+
+
+def _as_tool_call(call: Mapping[str, Any]) -> dict[str, Any]:
+    """OpenAI sends arguments as JSON in a string; templates write them out as an object."""
+    function = dict(call.get("function", {}))
+    if isinstance(arguments := function.get("arguments"), str):
+        try:
+            function["arguments"] = json.loads(arguments)
+        except ValueError:
+            function["arguments"] = arguments
+    return {**call, "function": function}
