@@ -26,7 +26,7 @@ from training.config import TrainingConfig
 from training.fused_lora import fuse_lora, unfuse_lora
 from training.isolation import find_leak, made_up_documents, require_isolation
 from training.liger import apply_liger, refused
-from training.loss import choose_head, trains_the_same
+from training.reference import Reference
 from training.reporting import Reporter
 from training.seq2seq_collation import Seq2SeqCollator
 
@@ -73,9 +73,8 @@ def choose_engine(
         if flat is None and config.data.packing:
             require_isolation(model, vocab_size, in_rows)
         probe = on_device(padded(made_up_documents(vocab_size, 2)), model.device)
-        if not config.optimization.torch_compile:
-            _fuse(model, probe)
-        engine = Engine(flat or in_rows, flat or padded, choose_head(model, probe))
+        head = _leanest_head(model, probe, fuses=not config.optimization.torch_compile)
+        engine = Engine(flat or in_rows, flat or padded, head)
     reporter.tell(
         _HEADS_IN_WORDS[engine.head],
         head=engine.head,
@@ -95,14 +94,20 @@ def _apply_liger(model: Trainable, base: PreTrainedModel, *, is_whole: bool) -> 
         apply_liger(base)
         return
     probe = PaddedCollator(0)(made_up_documents(base.config.get_text_config().vocab_size, 2))
-    if not trains_the_same(model, on_device(probe, model.device), lambda: apply_liger(base)):
+    reference = Reference(model, on_device(probe, model.device))
+    apply_liger(base)
+    if not reference.is_kept():
         raise refused("Liger's kernels compute another loss than this model's own layers.")
 
 
-def _fuse(model: Trainable, probe: Batch) -> None:
-    """Make one operation of each LoRA layer, if that changes nothing."""
-    if not trains_the_same(model, probe, lambda: fuse_lora(model)):
+def _leanest_head(model: Trainable, probe: Batch, *, fuses: bool) -> str:
+    """One of `HEADS`; each LoRA layer becomes one operation, if that changes nothing."""
+    reference = Reference(model, probe)
+    if fuses and fuse_lora(model):
+        if head := reference.leanest_head():
+            return head
         unfuse_lora(model)
+    return reference.leanest_head() or "whole"
 
 
 def _two_sided(
@@ -114,7 +119,8 @@ def _two_sided(
     if config.parallelism.splits_the_model:
         return Engine(collate, collate, _unproven_head(base))
     probe = collate(made_up_documents(base.config.get_text_config().vocab_size, 2))
-    return Engine(collate, collate, choose_head(model, on_device(probe, model.device)))
+    head = _leanest_head(model, on_device(probe, model.device), fuses=False)
+    return Engine(collate, collate, head)
 
 
 def _flat_collator(

@@ -1,13 +1,12 @@
 """Loss and accuracy, exact per token; a head is computed only where a token is predicted.
 
-There are three ways to the same sums, in the table `HEADS`, the leanest first. `choose_head` takes
-the first that agrees with the last, which is the model as it is.
+There are three ways to the same sums, in the table `HEADS`, the leanest first; the last is the
+model as it is.
 
 Shapes: B rows, T tokens, H hidden size, N tokens that take loss, C of them at a time, V vocabulary.
 """
 
-import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -19,14 +18,8 @@ from transformers import PreTrainedModel
 
 from training.collation import Batch
 
-log = logging.getLogger(__name__)
-
 _CHUNK_BYTES = {True: 32 * 2**20, False: 512 * 2**20}
 """Of float32 logits at a time, on a CPU and elsewhere: small for a cache, large for a GPU."""
-
-_SAME = 1e-4
-_SAME_ROUNDED = 0.1
-"""Differences of losses and gradients, as shares of them: in float32, and in 16 bits."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +44,7 @@ def streamed_totals(model: nn.Module, batch: Batch) -> TokenTotals:
     Raises:
         UnusualHeadError: The model has no output layer, or does not call it.
     """
-    head = cast("Any", _causal_model(model)).get_output_embeddings()
+    head = cast("Any", causal_model(model)).get_output_embeddings()
     if head is None:
         raise UnusualHeadError
     with _hidden_states(head, batch["places"]) as caught:
@@ -85,76 +78,7 @@ class UnusualHeadError(Exception):
     """The model makes its logits in a way of its own."""
 
 
-def choose_head(model: nn.Module, probe: Batch) -> str:
-    """The leanest of `HEADS` whose loss and gradients are those of the plain one on `probe`.
-
-    The output layer is called directly only if its output is the model's, bit by bit: a cap that
-    hardly touches the logits of today would be left out for good.
-    """
-    was_training = model.training
-    model.eval()
-    plain = _loss_and_gradients(whole_totals, model, probe)
-    chosen = next(name for name, head in HEADS.items() if _agrees(head, model, probe, plain))
-    model.train(was_training)
-    return chosen
-
-
-@torch.no_grad()
-def _is_output_of_head(model: nn.Module, probe: Batch) -> bool:
-    head = cast("Any", _causal_model(model)).get_output_embeddings()
-    if head is None:
-        return False
-    seen: list[Tensor] = []
-    hook = head.register_forward_pre_hook(lambda _head, inputs: seen.append(inputs[0]))
-    try:
-        logits_BTV = model(**model_inputs(probe)).logits
-    finally:
-        hook.remove()
-    return len(seen) == 1 and torch.equal(head(seen[0]).to(logits_BTV.dtype), logits_BTV)
-
-
-def trains_the_same(model: nn.Module, probe: Batch, change: Callable[[], object]) -> bool:
-    """Make a change to the model; returns whether its loss and gradients are what they were."""
-    was_training = model.training
-    model.eval()
-    before = _loss_and_gradients(whole_totals, model, probe)
-    change()
-    is_same = _are_same(model, _loss_and_gradients(whole_totals, model, probe), before)
-    model.train(was_training)
-    return is_same
-
-
-def _loss_and_gradients(head: Head, model: nn.Module, probe: Batch) -> list[Tensor]:
-    loss = head(model, probe).loss_sum
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    gradients: Sequence[Tensor | None] = torch.autograd.grad(loss, trained, allow_unused=True)
-    return [loss.detach(), *(part for part in gradients if part is not None)]
-
-
-def _agrees(head: Head, model: nn.Module, probe: Batch, plain: list[Tensor]) -> bool:
-    if head is whole_totals:
-        return True
-    if head is streamed_totals and not _is_output_of_head(model, probe):
-        return False
-    try:
-        found = _loss_and_gradients(head, model, probe)
-    # A head that was not made for this model fails in whatever way it likes.
-    except (UnusualHeadError, AttributeError, IndexError, RuntimeError, TypeError, ValueError):
-        log.debug("a head does not fit the model", exc_info=True)
-        return False
-    return _are_same(model, found, plain)
-
-
-def _are_same(model: nn.Module, found: list[Tensor], plain: list[Tensor]) -> bool:
-    is_exact = next(model.parameters()).dtype == torch.float32
-    allowed = _SAME if is_exact else _SAME_ROUNDED
-    return len(found) == len(plain) and all(
-        bool((one - other).norm() <= allowed * other.norm())
-        for one, other in zip(found, plain, strict=True)
-    )
-
-
-def _causal_model(model: nn.Module) -> PreTrainedModel:
+def causal_model(model: nn.Module) -> PreTrainedModel:
     """The language model inside whatever adapts, wraps or shares it."""
     return next(part for part in model.modules() if isinstance(part, PreTrainedModel))
 

@@ -147,6 +147,7 @@ def test_a_layer_that_would_learn_otherwise_is_left_to_peft(
         return [module for module in model.modules() if "forward" in vars(module)]
 
     monkeypatch.setattr(engine, "fuse_lora", broken)
-    engine._fuse(model, PaddedCollator(0)(made_up_documents(VOCAB_SIZE, 2)))
+    probe = PaddedCollator(0)(made_up_documents(VOCAB_SIZE, 2))
+    assert engine._leanest_head(model, probe, fuses=True) == "streamed"
     assert not fused(model)
     assert_close(learned(model), expected, 0)

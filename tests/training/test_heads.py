@@ -11,9 +11,11 @@ from transformers import PreTrainedModel
 
 from tests.training.architectures import ARCHITECTURES, VOCAB_SIZE, tiny
 from training import loss as loss_module
+from training import reference
 from training.collation import FlatCollator, PackedCollator, PaddedCollator
 from training.isolation import made_up_documents
-from training.loss import HEADS, TokenTotals, choose_head
+from training.loss import HEADS, TokenTotals
+from training.reference import Reference
 
 SHAPED = {"cohere", "gemma2", "granite"}
 """Their logits are scaled or capped behind the output layer."""
@@ -59,7 +61,7 @@ def test_the_leanest_head_that_agrees_is_chosen_and_trains_as_the_plain_one(
     architecture: str,
 ) -> None:
     model = tiny(architecture)
-    chosen = choose_head(model, PADDED)
+    chosen = Reference(model, PADDED).leanest_head()
     assert chosen == ("selected" if architecture in SHAPED else "streamed")
     expected, found = plainly(model, PADDED), trained_by(chosen, model, PADDED)
     assert found.keys() == expected.keys()
@@ -112,7 +114,7 @@ def test_whatever_of_the_head_is_trained_has_the_plain_gradients(
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, atol=1e-5, rtol=1e-4, msg=name)
-    assert choose_head(model, PADDED) == "streamed"
+    assert Reference(model, PADDED).leanest_head() == "streamed"
 
 
 @pytest.mark.parametrize("rows", [1, 5, 1000])
@@ -153,7 +155,7 @@ def test_the_output_layer_is_left_as_it_was() -> None:
 def test_a_cap_far_above_the_logits_is_a_cap(dtype: torch.dtype) -> None:
     model = tiny("gemma2").to(dtype)
     model.config.final_logit_softcapping = 1000.0
-    assert choose_head(model, PADDED) == "selected"
+    assert Reference(model, PADDED).leanest_head() == "selected"
 
 
 class Shifting(nn.Module):
@@ -169,8 +171,21 @@ class Shifting(nn.Module):
         return output
 
 
+class Capping(Shifting):
+    """Logits that are capped where they lie, so far away that nothing changes much."""
+
+    def forward(self, logits_to_keep: object = None, **inputs: Any) -> Any:  # noqa: ARG002
+        output = self.model(**inputs)
+        output.logits.copy_((output.logits / 1000).tanh() * 1000)
+        return output
+
+
+def test_a_cap_in_place_is_a_cap() -> None:
+    assert Reference(Capping(tiny("llama")), PADDED).leanest_head() == "whole"
+
+
 def test_logits_that_depend_on_each_other_are_made_whole() -> None:
-    assert choose_head(Shifting(tiny("llama")), PADDED) == "whole"
+    assert Reference(Shifting(tiny("llama")), PADDED).leanest_head() == "whole"
 
 
 def wrong_gradient(model: nn.Module, batch: Mapping[str, Any]) -> TokenTotals:
@@ -179,13 +194,13 @@ def wrong_gradient(model: nn.Module, batch: Mapping[str, Any]) -> TokenTotals:
 
 
 def test_a_head_whose_gradients_differ_is_not_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loss_module, "HEADS", {"wrong": wrong_gradient, **HEADS})
-    assert choose_head(tiny("llama"), PADDED) == "streamed"
+    monkeypatch.setattr(reference, "HEADS", {"wrong": wrong_gradient, **HEADS})
+    assert Reference(tiny("llama"), PADDED).leanest_head() == "streamed"
 
 
 def test_choosing_a_head_leaves_no_gradient_and_the_mode_behind() -> None:
     model = tiny("llama").train()
-    choose_head(model, PADDED)
+    Reference(model, PADDED).leanest_head()
     assert model.training
     assert not gradients(model)
 

@@ -184,6 +184,19 @@ def test_a_state_that_runs_on_is_seen_in_any_precision(
         require_isolation(tiny(architecture).to(dtype), VOCAB_SIZE, ROWS)
 
 
+def test_what_stands_behind_a_document_is_seen() -> None:
+    model = tiny("llama")
+    plain = model.forward
+
+    def look_ahead(**inputs: Any) -> Any:
+        output = plain(**inputs)
+        output.logits[:, :12] += 0.01 * output.logits[:, 12:24].mean()
+        return output
+
+    model.forward = look_ahead  # type: ignore[method-assign]
+    assert find_leak(model, VOCAB_SIZE, ROWS) is not None
+
+
 @pytest.mark.parametrize("settings", PRECISIONS)
 def test_rounding_is_no_leak(tiny_model: Path, settings: dict[str, Any]) -> None:
     model = load_model(tiny_model, TrainingConfig.model_validate({"model": settings}))
