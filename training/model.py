@@ -90,7 +90,18 @@ def load_model(folder: Path, config: TrainingConfig) -> PreTrainedModel:
         options["quantization_config"] = _bitsandbytes(config.model.quantization, dtype)
     model = _from_pretrained(folder, dtype=dtype, **_placement(config.parallelism), **options)
     model.config.use_cache = False
+    _keep_layout(model)
     return model
+
+
+def _keep_layout(model: PreTrainedModel) -> None:
+    """Some CPUs have a kernel that needs 4-bit weights in another order, and knows no gradients.
+
+    bitsandbytes puts them into it for good as soon as a model is evaluated.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def load_plain_model(folder: Path, dtype: torch.dtype | Literal["auto"]) -> PreTrainedModel:

@@ -54,8 +54,9 @@ def test_the_command_is_a_job_that_waits_for_a_gpu(
         claims.register(session, without)
     assert deployment.claim(without) is None
     reason = client.job(job["id"])["queue"]["reason"]
-    assert reason == f"no worker of pool {client.pool} offers cuda"
-    claimed = deployment.claim(offer(f"gpu-{version}", pool=client.pool, gpus=1, provides="cuda"))
+    assert reason == f"no worker of pool {client.pool} offers c++ and cuda"
+    able = offer(f"gpu-{version}", pool=client.pool, gpus=1, provides="c++,cuda")
+    claimed = deployment.claim(able)
     assert claimed is not None
     assert claimed.job_id == job["id"]
 

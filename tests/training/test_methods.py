@@ -8,6 +8,7 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
+from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.training.runs import adapter, curve, events, prepare, train
@@ -50,6 +51,27 @@ def test_the_loss_falls(tiny_model: Path, tmp_path: Path, method: str) -> None:
     assert first is not None
     assert last is not None
     assert last < first - 0.15
+
+
+@pytest.mark.parametrize("method", ["int8", "nf4", "fp4"])
+def test_a_quantized_model_learns_the_same_after_it_was_evaluated(
+    tiny_model: Path, method: str
+) -> None:
+    """On some CPUs bitsandbytes changes its weights for good in the first evaluation."""
+    model = load_model(tiny_model, TrainingConfig.model_validate(METHODS[method])).train()
+    ids = torch.arange(3, 19)[None]
+
+    def slope() -> Tensor:
+        inputs = model.get_input_embeddings()(ids).detach().requires_grad_()
+        model(inputs_embeds=inputs).logits.float().logsumexp(-1).sum().backward()
+        assert inputs.grad is not None
+        return inputs.grad
+
+    expected = slope()
+    with torch.no_grad():
+        model.eval()(input_ids=ids)
+    model.train()
+    assert torch.equal(slope(), expected)
 
 
 def test_the_adapter_loads_with_plain_peft_and_lowers_the_loss(

@@ -31,7 +31,7 @@ def refused(**training: Any) -> dict[str, Any]:
 def test_the_flat_arguments_of_vigogne_are_the_canonical_configuration(version: str) -> None:
     found = config(**FLAT[version])
     assert found == config(**CANONICAL)
-    assert found.requires == {"cuda"}
+    assert found.requires == {"c++", "cuda"}
 
 
 def test_a_configuration_that_is_canonical_stays_as_it_is() -> None:
