@@ -101,7 +101,7 @@ def _keep_layout(model: PreTrainedModel) -> None:
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
+            cast("Any", module).support_avx512bf16_for_cpu = False
 
 
 def load_plain_model(folder: Path, dtype: torch.dtype | Literal["auto"]) -> PreTrainedModel:
