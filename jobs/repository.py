@@ -7,18 +7,16 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Select, and_, bindparam, func, or_, select, tuple_
+from sqlalchemy import ColumnElement, Select, and_, bindparam, func, or_, select
 from sqlalchemy.orm import Session
 
 from jobs.database import now
-from jobs.errors import InvalidRequest, NotFound
+from jobs.errors import NotFound
 from jobs.identity import Identity
-from jobs.metadata import find
 from jobs.models import (
     ApiKey,
     Checkpoint,
     CheckpointPermission,
-    Event,
     File,
     Job,
     JobFile,
@@ -27,7 +25,6 @@ from jobs.models import (
     WebhookEndpoint,
 )
 from jobs.names import split_checkpoint_name
-from jobs.pages import Page, Span
 from jobs.states import OPEN, JobStatus
 
 _Query = TypeVar("_Query", bound=Select[*tuple[Any, ...]])
@@ -177,130 +174,12 @@ def _for_update(lock: Lock | None) -> dict[str, bool] | None:
     return None if lock is None else {"read": lock == Lock.KEEP}
 
 
-def files_page(
-    session: Session,
-    identity: Identity,
-    *,
-    after: str | None,
-    limit: int,
-    descending: bool,
-    purpose: str | None,
-) -> Page[File]:
-    query = select(File).where(File.project_id == identity.project_id, File.deleted_at.is_(None))
-    query = query.where(or_(File.expires_at.is_(None), File.expires_at > now(session)))
-    if purpose is not None:
-        query = query.where(File.purpose == purpose)
-    cursor = None if after is None else session.get(File, after)
-    if after is not None and (cursor is None or cursor.project_id != identity.project_id):
-        raise _bad_cursor(after)
-    return _page(session, query, File, cursor, limit=limit, descending=descending)
-
-
-def endpoints_page(
-    session: Session, identity: Identity, *, after: str | None, limit: int
-) -> Page[WebhookEndpoint]:
-    """Webhook endpoints, newest first."""
-    query = select(WebhookEndpoint).where(
-        WebhookEndpoint.project_id == identity.project_id, WebhookEndpoint.deleted_at.is_(None)
-    )
-    cursor = None if after is None else session.get(WebhookEndpoint, after)
-    if after is not None and (cursor is None or cursor.project_id != identity.project_id):
-        raise _bad_cursor(after)
-    return _page(session, query, WebhookEndpoint, cursor, limit=limit, descending=True)
-
-
-def jobs_page(
-    session: Session,
-    identity: Identity,
-    *,
-    after: str | None,
-    limit: int,
-    metadata: dict[str, str] | None,
-) -> Page[Job]:
-    """Jobs, newest first; `metadata` `{}` asks for jobs that have none."""
-    cursor = None if after is None else session.get(Job, after)
-    if after is not None and (cursor is None or cursor.project_id != identity.project_id):
-        raise _bad_cursor(after)
-    if metadata:
-        ids = find(session, identity.project_id, metadata, older_than=cursor, limit=limit + 1)
-        found = session.scalars(select(Job).where(Job.id.in_(ids)))
-        return Page.of(sorted(found, key=lambda job: ids.index(job.id)), limit)
-    query = select(Job).where(Job.project_id == identity.project_id)
-    if metadata == {}:
-        query = query.where(Job.user_metadata.is_(None))
-    return _page(session, query, Job, cursor, limit=limit, descending=True)
-
-
-def permissions_page(
-    session: Session, name: str, span: Span, *, project_id: str | None
-) -> Page[CheckpointPermission]:
-    """Who may use the model of this name, which belongs to the asker."""
-    query = select(CheckpointPermission).where(CheckpointPermission.checkpoint_name == name)
-    if project_id is not None:
-        query = query.where(CheckpointPermission.project_id == project_id)
-    cursor = None if span.after is None else session.get(CheckpointPermission, span.after)
-    if span.after is not None and (cursor is None or cursor.checkpoint_name != name):
-        raise _bad_cursor(span.after)
-    limit, descending = span.limit, span.descending
-    return _page(session, query, CheckpointPermission, cursor, limit=limit, descending=descending)
-
-
 def permitted_names(session: Session, identity: Identity) -> list[str]:
     """The names of other projects' models and checkpoints that this one may use."""
     query = select(CheckpointPermission.checkpoint_name).where(
         CheckpointPermission.project_id == identity.project_id
     )
     return list(session.scalars(query.order_by(CheckpointPermission.created_at.desc())))
-
-
-def _page(
-    session: Session,
-    query: Select[Any],
-    table: type[File | Job | CheckpointPermission | WebhookEndpoint],
-    cursor: File | Job | CheckpointPermission | WebhookEndpoint | None,
-    *,
-    limit: int,
-    descending: bool,
-) -> Page[Any]:
-    position = tuple_(table.created_at, table.id)
-    if cursor is not None:
-        edge = tuple_(cursor.created_at, cursor.id)
-        query = query.where(position < edge if descending else position > edge)
-    columns = (table.created_at, table.id)
-    ordered = query.order_by(*(c.desc() if descending else c.asc() for c in columns))
-    return Page.of(session.scalars(ordered.limit(limit + 1)).all(), limit)
-
-
-def checkpoints_page(
-    session: Session, job: Job, *, after: str | None, limit: int
-) -> Page[Checkpoint]:
-    """The job's checkpoints that were not deleted, newest first."""
-    query = select(Checkpoint).where(Checkpoint.job_id == job.id, Checkpoint.deleted_at.is_(None))
-    if after is not None:
-        cursor = session.get(Checkpoint, after)
-        if cursor is None or cursor.job_id != job.id:
-            raise _bad_cursor(after)
-        query = query.where(Checkpoint.step < cursor.step)
-    return Page.of(
-        session.scalars(query.order_by(Checkpoint.step.desc()).limit(limit + 1)).all(), limit
-    )
-
-
-def events_page(
-    session: Session, stream_id: str, *, after: str | None, limit: int, types: Sequence[str]
-) -> Page[Event]:
-    """Events of these types, newest first, without what a later attempt has replaced."""
-    query = select(Event).where(
-        Event.stream_id == stream_id, Event.type.in_(types), Event.superseded.is_(False)
-    )
-    if after is not None:
-        cursor = session.scalar(
-            select(Event).where(Event.id == after, Event.stream_id == stream_id)
-        )
-        if cursor is None:
-            raise _bad_cursor(after)
-        query = query.where(Event.seq < cursor.seq)
-    return Page.of(session.scalars(query.order_by(Event.seq.desc()).limit(limit + 1)).all(), limit)
 
 
 def files_of_job(session: Session, job_id: str) -> list[JobFile]:
@@ -396,11 +275,3 @@ _FILE = _by_lock(
         File.deleted_at.is_(None),
     )
 )
-
-
-def _bad_cursor(after: str) -> InvalidRequest:
-    return InvalidRequest(
-        f"after: {after!r} is not an id of this list; give the id of the last item of a page",
-        param="after",
-        code="invalid_cursor",
-    )

@@ -135,6 +135,13 @@ class Settings(BaseSettings):
             raise ValueError("should be empty, or begin with sqlite:// or postgresql+psycopg://")
         return url
 
+    @field_validator("artifacts_url")
+    @classmethod
+    def _known_store(cls, url: str) -> str:
+        if url and not url.startswith("file:///"):
+            raise ValueError("should be empty, or begin with file:///")
+        return url
+
     @field_validator("mlflow_tracking_uri")
     @classmethod
     def _server_without_secrets(cls, uri: str | None) -> str | None:

@@ -152,6 +152,7 @@ MISTAKES = {
     "ALLOWED_HOSTS": ("tunesmith.example", "should be a JSON list"),
     "HEARTBEAT_SECONDS": ("1e9", "lease_seconds must be at least three times heartbeat_seconds"),
     "BROKER_URL": ("amqp://me:secret@host//", "redis://"),
+    "ARTIFACTS_URL": ("s3://me:secret@bucket", "file:///"),
     "DATABASE_URL": ("mysql://me:secret@host/db", "postgresql+psycopg://"),
 }
 

@@ -13,9 +13,10 @@ from sqlalchemy.orm import Session
 
 from jobs.database import now
 from jobs.identity import Identity
+from jobs.lists import events_page
 from jobs.models import Event, EventCounter, new_id, table_of
 from jobs.pages import Page
-from jobs.repository import events_page, job_of
+from jobs.repository import job_of
 from training.events import Level
 
 SHOWN_TYPES = ("message", "metrics", "sample")

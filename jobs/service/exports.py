@@ -12,9 +12,10 @@ from sqlalchemy.orm import Session
 from jobs.database import now, serialise
 from jobs.errors import Conflict, InvalidRequest, NotFound
 from jobs.identity import Identity
+from jobs.lists import events_page
 from jobs.models import Checkpoint, Event, Export, Job, Model, Worker, new_id
 from jobs.pages import Page
-from jobs.repository import events_page, job_of
+from jobs.repository import job_of
 from jobs.requests import ExportRequest
 from jobs.service.events import EVENT_TYPES, open_stream
 from jobs.settings import Settings

@@ -8,9 +8,10 @@ from sqlalchemy.orm import Session
 from jobs.database import now
 from jobs.errors import InvalidRequest
 from jobs.identity import Identity
+from jobs.lists import files_page
 from jobs.models import File
 from jobs.pages import Page
-from jobs.repository import Lock, file_of, files_page
+from jobs.repository import Lock, file_of
 from jobs.service.events import open_stream
 from jobs.states import FileStatus
 from training.data_config import ContainerName

@@ -8,9 +8,10 @@ from sqlalchemy.orm import Session
 from jobs.database import now
 from jobs.errors import NotFound
 from jobs.identity import Identity
+from jobs.lists import checkpoints_page, jobs_page
 from jobs.models import Artifact, Checkpoint, Event, Job, JobFile, Run
 from jobs.pages import Page
-from jobs.repository import checkpoints_page, files_of_jobs, job_of, jobs_page
+from jobs.repository import files_of_jobs, job_of
 from jobs.states import JobStatus
 
 

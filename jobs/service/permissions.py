@@ -12,9 +12,10 @@ from sqlalchemy.orm import Session
 from jobs.database import now
 from jobs.errors import InvalidRequest, NotFound
 from jobs.identity import Identity
+from jobs.lists import permissions_page
 from jobs.models import CheckpointPermission, Organization, Project, new_id
 from jobs.pages import Page, Span
-from jobs.repository import Lock, no_model, owner_of_model, permissions_page
+from jobs.repository import Lock, no_model, owner_of_model
 
 
 def create(

@@ -19,9 +19,10 @@ from sqlalchemy.orm import Session
 from jobs.database import now
 from jobs.errors import Conflict
 from jobs.identity import Identity
+from jobs.lists import endpoints_page
 from jobs.models import Job, WebhookDelivery, WebhookEndpoint, new_id
 from jobs.pages import Page
-from jobs.repository import Lock, endpoint_of, endpoints_page
+from jobs.repository import Lock, endpoint_of
 from jobs.settings import Settings
 from jobs.states import JobStatus
 

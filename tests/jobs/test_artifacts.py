@@ -157,8 +157,3 @@ def test_listing_where_others_delete(store: ArtifactStore):
 def _together(work: Callable[[int], None], count: int) -> None:
     with ThreadPoolExecutor(count) as pool:
         list(pool.map(work, range(count)))
-
-
-def test_an_unknown_scheme_is_refused(tmp_path: Path):
-    with pytest.raises(ValueError, match=r"'ftp' is not one of .*file"):
-        open_store(settings_in(tmp_path, artifacts_url="ftp://host"))

@@ -10,8 +10,8 @@ from alembic import command
 from sqlalchemy import create_engine, inspect
 
 from jobs.database import Database
+from jobs.lists import jobs_page
 from jobs.models import Base
-from jobs.repository import jobs_page
 from jobs.schema import alembic_config, upgrade
 from tests.jobs.conftest import new_postgres_database
 from tests.jobs.world import World, settings_in
