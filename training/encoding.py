@@ -15,15 +15,9 @@ from transformers import PreTrainedTokenizerBase
 from training.data_counts import HIDDEN_TURN, LEFT_OUT, REFUSED, SEVERAL_TURNS, TOO_LONG
 from training.documents import Document
 from training.layouts import Layout, as_conversation
+from training.rendered import HiddenTurnError, LeftOutError, Rendered, Span
 from training.rows import Conversation, Instruction, PromptCompletion, Row, Text
-from training.templates import (
-    ChatRenderer,
-    HiddenTurnError,
-    LeftOutError,
-    Rendered,
-    Span,
-    TrainOn,
-)
+from training.templates import ChatRenderer, TrainOn
 from training.tokenization import Ids, Tokens, WholeTokens, tokens_of
 
 

@@ -10,8 +10,9 @@ from tests.tiny_model import CHATML, make_tiny_model
 from training.documents import Document
 from training.encoding import Encoder
 from training.layouts import Layout, alpaca_template, merge_alpaca
+from training.rendered import HiddenTurnError
 from training.rows import Conversation, Instruction, Message, PromptCompletion
-from training.templates import HiddenTurnError, TrainOn
+from training.templates import TrainOn
 
 TRIMMING = CHATML.replace("message['content']", "message['content'] | trim")
 TAGGED = (

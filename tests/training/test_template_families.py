@@ -12,8 +12,9 @@ from training.documents import Document
 from training.encoding import Encoder
 from training.layouts import NAMED_TEMPLATES, Layout
 from training.model import load_tokenizer
+from training.rendered import HiddenTurnError, LeftOutError
 from training.rows import Conversation, Message
-from training.templates import ChatRenderer, HiddenTurnError, LeftOutError, TrainOn
+from training.templates import ChatRenderer, TrainOn
 from training.tokenization import WholeTokens
 
 TALK = (

@@ -11,8 +11,8 @@ from training.data_config import DataConfig
 from training.documents import Document
 from training.encoding import Encoder
 from training.layouts import Layout, alpaca_template, chatml_template, choose_layout
+from training.rendered import HiddenTurnError, LeftOutError
 from training.rows import Conversation, Message, PromptCompletion
-from training.templates import HiddenTurnError, LeftOutError
 
 # Writes an empty thought before the last answer unless it has one, drops thoughts of earlier
 # answers, and begins an answer with an empty thought.
