@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 _NOTHING = 1e-6
 _ROUNDING = 1e-3
 _COARSE_ROUNDING = 0.1
-_PROBE_TOKENS = 12
+_PROBE_TOKENS = 8
 
 
 def made_up_documents(vocab_size: int, number: int) -> list[Document]:

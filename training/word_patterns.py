@@ -132,7 +132,7 @@ def cut_into_words(text: str, patterns: Sequence[WordPattern]) -> list[str]:
 def _isolated(pattern: WordPattern, text: str) -> list[str]:
     """Every match by itself, and what stands between two."""
     found: list[str] = pattern.findall(text)
-    if sum(map(len, found)) == len(text):
+    if "".join(found) == text:
         return found if all(found) else list(filter(None, found))
     pieces = []
     place = 0

@@ -171,7 +171,7 @@ def test_a_difference_does_not_pass_for_long() -> None:
     assert isinstance(fast, WordTokens)
     fast._words["wrong"] = np.asarray([5], np.int32).tobytes()
     with pytest.raises(TokensDiffer):
-        [fast.ids("wrong") for _ in range(128)]
+        [fast.ids("wrong") for _ in range(256)]
 
 
 @pytest.mark.parametrize("pattern", [THREE_DIGITS, BY_CASE])
