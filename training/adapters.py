@@ -35,7 +35,7 @@ from training.targets import (
     target_misfits,
 )
 from training.weight_names import Weight, named
-from training.weights import taken_names, weights_of
+from training.weights import barred_names, taken_names, weights_of
 from training.whole import size_of
 
 log = logging.getLogger(__name__)
@@ -117,11 +117,13 @@ def _plain_layers() -> Iterator[None]:
 
 def subject_of(model: PreTrainedModel) -> Subject:
     """What can be adapted of a loaded model."""
+    weights = weights_of(model)
     return Subject(
-        weights_of(model),
+        weights,
         tied=bool(model.config.get_text_config().tie_word_embeddings),
         quantized=getattr(model, "quantization_method", None) is not None,
         taken_names=taken_names(model.config),
+        barred_names=barred_names(model.config, weights),
     )
 
 

@@ -29,6 +29,8 @@ class ModelFacts(BaseModel):
     of before it was noted: then names are looked for among the leaf names."""
     taken_names: tuple[str, ...] = ()
     """Names of linear layers that PEFT takes for parts of this architecture's experts."""
+    barred_names: tuple[str, ...] = ()
+    """Names of linear layers that PEFT refuses to adapt in this architecture."""
     tie_word_embeddings: bool
     has_chat_template: bool
     is_encoder_decoder: bool = False
@@ -52,6 +54,7 @@ def misfits(config: TrainingConfig, facts: ModelFacts) -> Iterator[Misfit]:
             tied=facts.tie_word_embeddings,
             quantized=config.model.quantization is not None,
             taken_names=frozenset(facts.taken_names),
+            barred_names=frozenset(facts.barred_names),
         )
         yield from target_misfits(config.adapter, subject)
         yield from _nothing_to_project(config, subject)

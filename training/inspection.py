@@ -44,7 +44,11 @@ def inspect_model(folder: Path) -> ModelFacts:
     with left_out("bitsandbytes"):  # PEFT imports it if it is there, and it takes longest of all
         from transformers import AutoConfig, PreTrainedConfig  # noqa: PLC0415 - takes seconds
 
-        from training.weights import taken_names, weights_of  # noqa: PLC0415 - as does this
+        from training.weights import (  # noqa: PLC0415 - as does this
+            barred_names,
+            taken_names,
+            weights_of,
+        )
 
     try:
         config: PreTrainedConfig = AutoConfig.from_pretrained(
@@ -64,6 +68,7 @@ def inspect_model(folder: Path) -> ModelFacts:
         module_names=_leaf_names(weights),
         weights=grouped(weights),
         taken_names=tuple(sorted(taken_names(config))),
+        barred_names=tuple(sorted(barred_names(config, weights))),
         tie_word_embeddings=bool(text_config.tie_word_embeddings),
         has_chat_template=_has_chat_template(folder),
         is_encoder_decoder=bool(config.is_encoder_decoder),

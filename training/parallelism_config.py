@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from training.deepspeed_config import DeepSpeedConfig
 from training.section import Section
@@ -31,6 +31,13 @@ class ParallelismConfig(Section):
     deepspeed: DeepSpeedConfig | None = Field(
         None, description="A configuration of one's own in place of the preset of zero2 or zero3."
     )
+
+    @field_validator("offload", mode="before")
+    @classmethod
+    def _offload_is_named(cls, value: object) -> object:
+        if isinstance(value, bool):
+            raise ValueError('name what is offloaded: ["optimizer"], ["parameters"] or both')  # noqa: TRY004 - pydantic's
+        return value
 
     @model_validator(mode="after")
     def _several_processes_share_somehow(self) -> Self:

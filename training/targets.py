@@ -36,12 +36,14 @@ class Subject:
         quantized: Whether its linear layers will be.
         taken_names: Of linear layers, which PEFT takes for parts of the experts in models of this
             architecture; it adapts such a layer by its weight only.
+        barred_names: Of linear layers, which PEFT refuses to adapt in models of this architecture.
     """
 
     weights: Sequence[Weight]
     tied: bool
     quantized: bool
     taken_names: frozenset[str] = frozenset()
+    barred_names: frozenset[str] = frozenset()
 
     @property
     def layers(self) -> list[Weight]:
@@ -51,6 +53,11 @@ class Subject:
     @property
     def linear(self) -> list[Weight]:
         return [weight for weight in self.layers if weight.kind in LINEAR]
+
+    @property
+    def experts(self) -> list[Weight]:
+        """The weights that are those of several experts in one."""
+        return [w for w in self.weights if len(w.shape) == 3 and w.kind != "convolution"]
 
 
 def adapted(config: AdapterConfig, subject: Subject) -> list[Weight]:
@@ -72,9 +79,8 @@ def adapted_experts(config: AdapterConfig, subject: Subject) -> list[Weight]:
         return []
     return [
         weight
-        for weight in subject.weights
-        if (len(weight.shape) == 3 or _has_taken_name(weight, subject))
-        and (config.layers_to_transform is None or weight.layer in config.layers_to_transform)
+        for weight in chain(subject.experts, _under_taken_names(subject))
+        if (config.layers_to_transform is None or weight.layer in config.layers_to_transform)
         and not _any_named(weight.module, config.modules_to_save)
         and not _any_named(weight.name, config.target_parameters)
     ]
@@ -95,13 +101,15 @@ def target_misfits(config: AdapterConfig, subject: Subject) -> Iterator[Misfit]:
 
 def _targeted(config: AdapterConfig, subject: Subject) -> list[Weight]:
     if config.target_modules == "all-linear":
-        return [w for w in subject.linear if _leaf(w) not in subject.taken_names]
+        left_out = subject.taken_names | subject.barred_names
+        return [w for w in subject.linear if _leaf(w) not in left_out]
     return [w for w in subject.layers if _any_named(w.module, config.target_modules)]
 
 
-def _has_taken_name(weight: Weight, subject: Subject) -> bool:
-    is_layer = weight.kind in LINEAR and weight.name.endswith(".weight")
-    return is_layer and _leaf(weight) in subject.taken_names and not subject.quantized
+def _under_taken_names(subject: Subject) -> list[Weight]:
+    if subject.quantized:
+        return []
+    return [weight for weight in subject.linear if _leaf(weight) in subject.taken_names]
 
 
 def _leaf(weight: Weight) -> str:
@@ -133,6 +141,12 @@ def _not_adaptable(
             "target_modules",
             f"PEFT takes {name!r} for a part of the experts in this architecture: name weights "
             f'in target_parameters, e.g. "{".".join(weight.name.split(".")[-3:])}"',
+        )
+    elif weight.kind in LINEAR and _leaf(weight) in subject.barred_names:
+        yield _misfit(
+            "target_modules",
+            f"PEFT adapts no {name!r} in this architecture, which reads its weight past any "
+            "adapter: remove it",
         )
     elif weight.kind in {"embedding", "head"} and subject.tied:
         yield _misfit(
@@ -215,12 +229,13 @@ def _parameter_problems(
     name: str, found: list[Weight], modules: set[str], subject: Subject
 ) -> Iterator[str]:
     if not found:
-        loose = [w for w in subject.weights if len(w.shape) == 3]
-        known = _shown({".".join(w.name.split(".")[-2:]) for w in loose})
+        known = _shown({".".join(w.name.split(".")[-2:]) for w in subject.experts})
         yield f"the model has no parameter {name!r}; those of several experts: {known or 'none'}"
     for weight in found[:1]:
         if len(weight.shape) not in {2, 3}:
             yield f"{name!r} has {len(weight.shape)} dimensions; 2 or 3 can be adapted"
+        if weight.kind == "convolution":
+            yield f"{name!r} is a convolution, which gets no adapter"
         if weight.name in modules:
             yield f"{name!r} belongs to a layer that target_modules adapts already"
         elif weight.kind in _LAYERS and (

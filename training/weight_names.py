@@ -14,7 +14,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 from pydantic_core import SchemaError, SchemaValidator, core_schema
 
-Kind = Literal["linear", "conv1d", "embedding", "head", "other"]
+Kind = Literal["linear", "conv1d", "embedding", "head", "convolution", "other"]
 """`conv1d` is a linear layer that stores its weight as (in, out), as GPT-2 does."""
 
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")

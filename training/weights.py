@@ -1,9 +1,12 @@
 """The weights of a model in memory and in its files; heavy, unlike `weight_names`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import cast
 
+from peft import LoraConfig
+from peft.tuners.tuners_utils import _check_lora_target_modules_mamba
 from peft.utils import transformers_weight_conversion as conversion
 from safetensors import safe_open
 from torch import Tensor, nn
@@ -41,14 +44,35 @@ def taken_names(config: PreTrainedConfig) -> frozenset[str]:
     return frozenset(conversion._MOE_TARGET_MODULE_MAPPING.get(family, ()))
 
 
+def barred_names(config: PreTrainedConfig, weights: Iterable[Weight]) -> frozenset[str]:
+    """Names of layers that PEFT refuses to adapt in this architecture: it is asked about each."""
+    names = {weight.module.rpartition(".")[2] for weight in weights}
+    return frozenset(name for name in names if _is_barred(config, name))
+
+
+def _is_barred(config: PreTrainedConfig, name: str) -> bool:
+    try:
+        _check_lora_target_modules_mamba(
+            LoraConfig(), cast("nn.Module", SimpleNamespace(config=config)), name
+        )
+    except ValueError:
+        return True
+    return False
+
+
 def _kind(module: nn.Module, embeddings: nn.Module | None, head: nn.Module | None) -> Kind:
     if module is head:
         return "head"
     if module is embeddings:
         return "embedding"
-    if isinstance(module, nn.Linear):
-        return "linear"
-    return "conv1d" if isinstance(module, Conv1D) else "other"
+    return next((kind for layer, kind in _KINDS.items() if isinstance(module, layer)), "other")
+
+
+_KINDS: Mapping[type[nn.Module], Kind] = {
+    nn.Linear: "linear",
+    Conv1D: "conv1d",
+    nn.Conv1d: "convolution",
+}
 
 
 class StoredWeights:

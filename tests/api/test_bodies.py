@@ -177,6 +177,8 @@ _CONFUSED: list[tuple[str, object, str]] = [
     ("training.optimization.warmup_ratio", "0.1", "valid number"),
     ("training.parallelism.num_processes", True, "valid integer"),
     ("training.evaluation.sample_prompts", "Hello?", "valid list"),
+    ("training.parallelism.offload", True, '["optimizer"]'),
+    ("training.reporting.report_to", ["comet_ml"], "wandb and mlflow"),
 ]
 
 

@@ -14,6 +14,8 @@ from transformers import (
     Glm4MoeForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
+    MambaConfig,
+    MambaForCausalLM,
     MixtralConfig,
     MixtralForCausalLM,
     PreTrainedModel,
@@ -76,6 +78,14 @@ def make_gpt2(folder: Path) -> Path:
     dropout = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
     config = GPT2Config(**_SIZES, **dropout, n_embd=64, n_layer=2, n_head=4, n_positions=256)
     return _save(GPT2LMHeadModel, config, folder)
+
+
+def make_mamba(folder: Path) -> Path:
+    """A state that runs on; its kernels read a weight past whatever adapts it."""
+    sizes = {"hidden_size": 32, "state_size": 4, "num_hidden_layers": 2}
+    # Its own settings know no limit, and a model without one is not taken.
+    config = MambaConfig(**_SIZES, **sizes, max_position_embeddings=256)
+    return _save(MambaForCausalLM, config, folder)
 
 
 def _save(kind: type[PreTrainedModel], config: Any, folder: Path) -> Path:

@@ -21,6 +21,7 @@ from tests.training.adapting import (
     logits_of,
     make_glm_moe,
     make_gpt2,
+    make_mamba,
     make_mixtral,
     make_qwen_moe,
     reopened,
@@ -74,9 +75,11 @@ VARIANTS = [
     ),
     pytest.param("qwen", {"target_modules": [], "target_parameters": EXPERTS}, id="qwen experts"),
     pytest.param("glm", {}, id="shared expert", marks=slow),
+    pytest.param("mamba", {}, id="mamba"),
 ]
 MAKERS: Mapping[str, Callable[[Path], Path]] = {
     "gpt2": make_gpt2,
+    "mamba": make_mamba,
     "mixtral": make_mixtral,
     "qwen": make_qwen_moe,
     "glm": make_glm_moe,
@@ -370,6 +373,13 @@ REFUSED: list[tuple[str, dict[str, Any], str, str]] = [
         "'embed_tokens' is not",
     ),
     ("glm", {"target_modules": ["up_proj"]}, "target_modules", "mlp.up_proj.weight"),
+    ("mamba", {"target_modules": ["in_proj", "out_proj"]}, "target_modules", "no 'out_proj' in"),
+    (
+        "mamba",
+        {"target_parameters": ["conv1d.weight"]},
+        "target_parameters",
+        "'conv1d.weight' is a convolution",
+    ),
 ]
 
 
