@@ -145,6 +145,34 @@ def test_two_train_as_one(
     assert loads(two.result, tiny_model, is_whole=kind(way) == "whole")
 
 
+BFLOAT16 = {"model": {"dtype": "bfloat16"}}
+DORA = {"adapter": {"use_dora": True}}
+
+
+@pytest.mark.parametrize(
+    ("strategy", "more", "rel"),
+    [
+        pytest.param("ddp", BFLOAT16, 0.02, id="ddp-bfloat16"),
+        pytest.param("zero2", BFLOAT16, 0.02, id="zero2-bfloat16"),
+        pytest.param("zero2", BFLOAT16 | WHOLE, 0.02, id="zero2-bfloat16-whole"),
+        pytest.param("zero3", BFLOAT16, 0.02, id="zero3-bfloat16"),
+        pytest.param("zero3", DORA, TOLERANCE, id="zero3-dora"),
+    ],
+)
+def test_two_train_as_one_in_other_ways(
+    tiny_model: Path, tmp_path: Path, strategy: str, more: dict[str, Any], rel: float
+) -> None:
+    one = made(tmp_path / "one", tiny_model, settings("none", **more))
+    two = made(tmp_path / "two", tiny_model, settings(strategy, **more))
+    assert train(one).outcome == "succeeded"
+    finished = run_to_end(two)
+    assert finished.outcome == "succeeded", finished.failure
+    for metric in ("train_loss", "valid_loss"):
+        expected, found = curve(one, metric), curve(two, metric)
+        assert list(found.values()) == pytest.approx(list(expected.values()), rel=rel), metric
+    assert loads(two.result, tiny_model, is_whole="type" in more.get("adapter", {}))
+
+
 def loads(result: Path, base: Path, *, is_whole: bool) -> bool:
     """Whether the result loads as anybody would load it, and changes the model."""
     ids = torch.arange(20)[None]
