@@ -31,6 +31,15 @@ from sqlalchemy.orm import Session
 
 _BUSY_TIMEOUT_SECONDS = 30
 _CONNECT_TIMEOUT_SECONDS = 5
+_NETWORK = {
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}
+"""Of connections to a server: a silent network is noticed within half a minute, not two hours."""
+_PATIENCE = {"lock_timeout": "30s", "idle_in_transaction_session_timeout": "60s"}
+"""Of PostgreSQL: whoever stands still in a transaction does not stop all others for good."""
 _CHECKPOINT_PAGES = 10_000
 """How far SQLite's log grows (40 MB) before a writer carries it into the database and waits for
 the disk: at SQLite's own 1,000 a busy API stops for that every second."""
@@ -144,13 +153,22 @@ _SERVER_CLOCK = select(extract("epoch", func.clock_timestamp()))
 
 
 def _server_engine(url: str) -> Engine:
-    return create_engine(
+    engine = create_engine(
         url,
         pool_pre_ping=True,
         pool_size=10,
         max_overflow=20,
-        connect_args={"connect_timeout": _CONNECT_TIMEOUT_SECONDS},
+        connect_args={"connect_timeout": _CONNECT_TIMEOUT_SECONDS, **_NETWORK},
     )
+    event.listen(engine, "connect", _prepare_server)
+    return engine
+
+
+def _prepare_server(connection: Any, _record: object) -> None:  # noqa: ANN401 - a DBAPI connection
+    with connection.cursor() as cursor:
+        for name, value in _PATIENCE.items():
+            cursor.execute(f"SET {name} = '{value}'")
+    connection.commit()
 
 
 def _sqlite_engine(url: str) -> Engine:

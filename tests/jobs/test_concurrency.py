@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import TypeVar
 
 import pytest
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from jobs.database import Database
 from jobs.errors import Conflict, InvalidRequest, JobsError, NotFound
@@ -21,6 +22,7 @@ from jobs.service.endings import Ending
 from jobs.service.records import Fenced
 from jobs.states import JobStatus, RunOutcome
 from tests.jobs.world import VERBS, World, offer, settings_in
+from tests.servers import new_postgres_database
 from training.events import Metrics
 
 A = TypeVar("A")
@@ -248,6 +250,34 @@ def test_one_deployment_is_begun_once(database_url, tmp_path):
     assert sum(secret is not None for secret in secrets) == 1
     for database in databases:
         database.close()
+
+
+@pytest.mark.postgres
+def test_who_stands_still_in_a_claim_holds_up_the_others_for_a_while_only(
+    postgres_template: str, monkeypatch: pytest.MonkeyPatch
+):
+    patience = {"lock_timeout": "200ms", "idle_in_transaction_session_timeout": "600ms"}
+    monkeypatch.setattr("jobs.database._PATIENCE", patience)
+    url = new_postgres_database(postgres_template)
+    still, other = Database(url), Database(url)
+
+    def stand_still() -> None:
+        with still.claiming():
+            with pytest.raises(OperationalError, match="lock timeout"):
+                take_turn(other)
+            time.sleep(1)
+            take_turn(other)
+
+    with pytest.raises(DBAPIError, match="idle-in-transaction"):
+        stand_still()
+    take_turn(still)
+    for database in (still, other):
+        database.close()
+
+
+def take_turn(database: Database) -> None:
+    with database.claiming():
+        pass
 
 
 def test_a_file_deleted_while_a_job_is_made_of_it(world: World):
