@@ -237,12 +237,14 @@ def _train_in_float32(model: PeftModel) -> None:
             dtype = next(wrapper.original_module.parameters()).dtype
             if dtype != torch.float32:
                 module.float()
-                module.register_forward_pre_hook(_in_float32)
+                module.register_forward_pre_hook(_in_its_precision)
                 module.register_forward_hook(partial(_back, dtype))
 
 
-def _in_float32(_module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    return tuple(_cast(each, torch.float32) for each in inputs)
+def _in_its_precision(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    # Asked each time: DeepSpeed keeps float32 masters itself, and the module in 16 bits.
+    dtype = next(module.parameters()).dtype
+    return tuple(_cast(each, dtype) for each in inputs)
 
 
 def _back(dtype: torch.dtype, _module: nn.Module, _inputs: object, output: Any) -> Any:  # noqa: ANN401

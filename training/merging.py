@@ -98,7 +98,6 @@ def _merged(
     base: PreTrainedModel, adapter: Path, probe: Tensor, reporter: Reporter
 ) -> tuple[PreTrainedModel, Tensor]:
     """The merged model, and what base and adapter answered before."""
-    tied = bool(base.config.get_text_config().tie_word_embeddings)
     with warnings.catch_warnings():
         for message in _NO_NEWS:
             warnings.filterwarnings("ignore", message=message)
@@ -110,8 +109,6 @@ def _merged(
         reporter.enter("merging")
         lost = _merge_layers(adapted, reporter)
         model: PreTrainedModel = adapted.merge_and_unload()
-    if tied:
-        _settle_head(model)
     _tell(reporter, model, effect, lost)
     return model, expected_TV
 
@@ -150,18 +147,6 @@ def _part_shared_weights(adapted: PeftModel) -> None:
             for name, parameter in list(base.named_parameters(recurse=False)):
                 if uses[id(parameter)] > 1:
                     setattr(base, name, nn.Parameter(parameter.detach().clone()))
-
-
-def _settle_head(model: PreTrainedModel) -> None:
-    """Head and embedding, tied in the base, stay so if they are still the same, and only then."""
-    head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
-    embedding = model.get_input_embeddings().weight
-    assert isinstance(embedding, nn.Parameter)
-    same = head.weight.shape == embedding.shape and torch.equal(head.weight, embedding)
-    if same:
-        head.weight = embedding
-    for config in (model.config, model.config.get_text_config()):
-        config.tie_word_embeddings = same
 
 
 def _tell(reporter: Reporter, model: PreTrainedModel, effect: float, lost: float) -> None:

@@ -147,6 +147,7 @@ def test_two_train_as_one(
 
 BFLOAT16 = {"model": {"dtype": "bfloat16"}}
 DORA = {"adapter": {"use_dora": True}}
+SAVED = {"adapter": {"modules_to_save": ["lm_head"]}}
 
 
 @pytest.mark.parametrize(
@@ -155,6 +156,7 @@ DORA = {"adapter": {"use_dora": True}}
         pytest.param("ddp", BFLOAT16, 0.02, id="ddp-bfloat16"),
         pytest.param("zero2", BFLOAT16, 0.02, id="zero2-bfloat16"),
         pytest.param("zero2", BFLOAT16 | WHOLE, 0.02, id="zero2-bfloat16-whole"),
+        pytest.param("zero2", BFLOAT16 | SAVED, 0.02, id="zero2-bfloat16-head"),
         pytest.param("zero3", BFLOAT16, 0.02, id="zero3-bfloat16"),
         pytest.param("zero3", DORA, TOLERANCE, id="zero3-dora"),
     ],
