@@ -198,6 +198,11 @@ class Settings(BaseSettings):
         return self.data_dir.resolve() / "prepared"
 
     @property
+    def extensions_folder(self) -> Path:
+        """What DeepSpeed has compiled on this host, for every run that needs it again."""
+        return self.data_dir.resolve() / "extensions"
+
+    @property
     def runs_folder(self) -> Path:
         return self.data_dir.resolve() / "runs"
 

@@ -53,10 +53,13 @@ def train(active: ActiveRun, assignment: TrainAssignment) -> Ending:
 
 def _environment(active: ActiveRun, assignment: TrainAssignment) -> dict[str, str]:
     gpus = tuple(active.host.devices[index] for index in active.claim.gpu_indices)
+    settings, training = active.host.settings, assignment.training
     environment = training_environment(active.tag, active.directory.path / "home", gpus)
-    if assignment.training.parallelism.strategy != "none":
+    if training.parallelism.strategy != "none":
         environment[COLD_START] = "1"  # each of its processes loads by itself
-    return environment | trackers_environment(active.host.settings, assignment)
+    if training.parallelism.uses_deepspeed:
+        environment["TORCH_EXTENSIONS_DIR"] = str(settings.extensions_folder)
+    return environment | trackers_environment(settings, assignment)
 
 
 def _succeeded(ending: Ending) -> bool:

@@ -119,6 +119,33 @@ def test_a_stopped_job_has_an_adapter_of_fewer_steps(real: Deployment) -> None:
         assert len(real.runs(job_id)) == 1 + paused
 
 
+def test_two_processes_share_a_model_by_what_was_compiled_before(real: Deployment) -> None:
+    """DeepSpeed compiles for half a minute, once on a host."""
+    losses, built = [], []
+    for _ in range(2):
+        job_id = real.submit_body(
+            {
+                "model": "tiny",
+                "training_file": real.upload(ROWS),
+                "seed": 7,
+                "resources": {"gpus": 0},
+                "training": {
+                    **TRAINING,
+                    "model": {"dtype": "bfloat16"},
+                    "optimization": {"max_steps": 3, "per_device_train_batch_size": 1},
+                    "parallelism": {"strategy": "zero2", "num_processes": 2},
+                },
+            }
+        )
+        assert real.wait_for_end(job_id, 400) == "succeeded", real.job(job_id).error
+        assert {"adapter.zip"} <= artifacts(real, job_id).keys()
+        losses.append([loss for _, loss in real.curve(job_id)])
+        libraries = real.settings.extensions_folder.rglob("*.so")
+        built.append({path.name: path.stat().st_mtime_ns for path in libraries})
+    assert losses[0] == losses[1]
+    assert built[0] == built[1] != {}
+
+
 def test_a_model_that_changed_since_the_submission_is_refused(
     real: Deployment, tmp_path: Path
 ) -> None:
