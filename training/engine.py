@@ -4,7 +4,8 @@ Each is the leanest that the model itself, asked with made-up documents, answers
 """
 
 import inspect
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -15,7 +16,6 @@ from transformers import PreTrainedModel
 from training.adapters import Trainable
 from training.attention import BY_DOCUMENT, can_attend_by_document
 from training.collation import (
-    Batch,
     Collator,
     FlatCollator,
     PackedCollator,
@@ -39,11 +39,13 @@ class Engine:
         collate: Makes batches of what is trained on: documents, or blocks of them.
         collate_valid: Makes batches of documents that are held out.
         head: One of `training.loss.HEADS`.
+        idle: Names of trained parameters that took no part in the proof of the head.
     """
 
     collate: Collator
     collate_valid: Collator
     head: str
+    idle: tuple[str, ...] = ()
 
 
 def choose_engine(
@@ -72,16 +74,32 @@ def choose_engine(
         flat = _flat_collator(model, base, config, vocab_size)
         if flat is None and config.data.packing:
             require_isolation(model, vocab_size, in_rows)
-        probe = on_device(padded(made_up_documents(vocab_size, 2)), model.device)
-        head = _leanest_head(model, probe, fuses=not config.optimization.torch_compile)
-        engine = Engine(flat or in_rows, flat or padded, head)
+        reference = Reference(
+            model, on_device(padded(made_up_documents(vocab_size, 2)), model.device)
+        )
+        head = _leanest_head(model, reference, fuses=not config.optimization.torch_compile)
+        engine = Engine(flat or in_rows, flat or padded, head, reference.idle)
     reporter.tell(
         _HEADS_IN_WORDS[engine.head],
         head=engine.head,
         attention=base.config._attn_implementation,
         batches=type(engine.collate).__name__,
     )
+    if engine.idle:
+        _warn_of_idle(engine.idle, reporter)
     return engine
+
+
+def _warn_of_idle(idle: Sequence[str], reporter: Reporter) -> None:
+    layers = {_IN_A_LAYER.split(name)[0].rpartition(".")[2] for name in idle}
+    reporter.warn(
+        "The loss of a probe does not depend on what is to be trained of "
+        f"{', '.join(sorted(layers))}: if the model never uses it, it learns nothing.",
+        parameters=sorted(idle),
+    )
+
+
+_IN_A_LAYER = re.compile(r"\.(?:lora_|modules_to_save|weight|bias)")
 
 
 def _apply_liger(model: Trainable, base: PreTrainedModel, *, is_whole: bool) -> None:
@@ -100,9 +118,8 @@ def _apply_liger(model: Trainable, base: PreTrainedModel, *, is_whole: bool) -> 
         raise refused("Liger's kernels compute another loss than this model's own layers.")
 
 
-def _leanest_head(model: Trainable, probe: Batch, *, fuses: bool) -> str:
+def _leanest_head(model: Trainable, reference: Reference, *, fuses: bool) -> str:
     """One of `HEADS`; each LoRA layer becomes one operation, if that changes nothing."""
-    reference = Reference(model, probe)
     if fuses and fuse_lora(model):
         if head := reference.leanest_head():
             return head
@@ -119,8 +136,9 @@ def _two_sided(
     if config.parallelism.splits_the_model:
         return Engine(collate, collate, _unproven_head(base))
     probe = collate(made_up_documents(base.config.get_text_config().vocab_size, 2))
-    head = _leanest_head(model, on_device(probe, model.device), fuses=False)
-    return Engine(collate, collate, head)
+    reference = Reference(model, on_device(probe, model.device))
+    head = _leanest_head(model, reference, fuses=False)
+    return Engine(collate, collate, head, reference.idle)
 
 
 def _flat_collator(

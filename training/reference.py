@@ -1,7 +1,7 @@
 """What a model learns from a probe as it is: the measure of every faster way to the same."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -13,6 +13,8 @@ from training.loss import HEADS, Head, UnusualHeadError, causal_model, streamed_
 
 log = logging.getLogger(__name__)
 
+_LOSS = ""
+"""What no parameter is called."""
 _SAME = 1e-3
 _SAME_ROUNDED = 0.1
 """Differences of losses and gradients, as shares of them: in float32, and in 16 bits.
@@ -22,7 +24,11 @@ Float32 sums taken in another order were seen to move a deep model's gradients b
 
 
 class Reference:
-    """The loss and the gradients of a model on a probe, through its whole head, without dropout."""
+    """The loss and the gradients of a model on a probe, through its whole head, without dropout.
+
+    Attributes:
+        idle: Names of trained parameters that the loss does not depend on.
+    """
 
     def __init__(self, model: nn.Module, probe: Batch) -> None:
         self._model = model
@@ -30,6 +36,7 @@ class Reference:
         with _evaluating(model), _ends(model) as is_end:
             self._plain = _loss_and_gradients(whole_totals, model, probe)
             self._ends_in_head = is_end()
+        self.idle = tuple(_trained(model).keys() - self._plain.keys())
         self._allowed = _SAME if next(model.parameters()).dtype == torch.float32 else _SAME_ROUNDED
 
     def leanest_head(self) -> str | None:
@@ -54,18 +61,26 @@ class Reference:
             return False
         return self._is_same(found)
 
-    def _is_same(self, found: list[Tensor]) -> bool:
-        return len(found) == len(self._plain) and all(
-            bool((one - other).norm() <= self._allowed * other.norm())
-            for one, other in zip(found, self._plain, strict=True)
+    def _is_same(self, found: Mapping[str, Tensor]) -> bool:
+        return found.keys() == self._plain.keys() and all(
+            bool((found[name] - plain).norm() <= self._allowed * plain.norm())
+            for name, plain in self._plain.items()
         )
 
 
-def _loss_and_gradients(head: Head, model: nn.Module, probe: Batch) -> list[Tensor]:
+def _trained(model: nn.Module) -> dict[str, nn.Parameter]:
+    return {name: each for name, each in model.named_parameters() if each.requires_grad}
+
+
+def _loss_and_gradients(head: Head, model: nn.Module, probe: Batch) -> dict[str, Tensor]:
+    """The loss, and the gradient of each trained parameter that it depends on, by its name."""
     loss = head(model, probe).loss_sum
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    gradients: Sequence[Tensor | None] = torch.autograd.grad(loss, trained, allow_unused=True)
-    return [loss.detach(), *(part for part in gradients if part is not None)]
+    trained = _trained(model)
+    gradients: Sequence[Tensor | None] = torch.autograd.grad(
+        loss, list(trained.values()), allow_unused=True
+    )
+    found = {name: part for name, part in zip(trained, gradients, strict=True) if part is not None}
+    return {_LOSS: loss.detach(), **found}
 
 
 @contextmanager

@@ -118,7 +118,7 @@ REFUSED: Mapping[str, Refusal] = MappingProxyType(
         # Processes and devices
         "fsdp": _FSDP,
         "fsdp_config": _FSDP,
-        "ddp_find_unused_parameters": Refusal("every trained weight takes part in every step"),
+        "ddp_find_unused_parameters": Refusal("whether a weight takes no part is found out"),
         "gradient_checkpointing_kwargs": Refusal("layers are recomputed without reentrance"),
         "local_rank": Refusal("processes are started by the worker: parallelism.num_processes"),
         "no_cuda": Refusal('set resources to {"gpus": 0} beside `training`'),

@@ -15,8 +15,14 @@ from training.distributed import TIMEOUT, Crew
 from training.failures import invalid_spec
 
 
-def strategy_arguments(config: TrainingConfig, crew: Crew) -> dict[str, Any]:
-    """What to add to the arguments of a run that needs nobody else."""
+def strategy_arguments(config: TrainingConfig, crew: Crew, *, has_idle: bool) -> dict[str, Any]:
+    """What to add to the arguments of a run that needs nobody else.
+
+    Args:
+        config: Of the run.
+        crew: Its processes.
+        has_idle: Whether a trained weight may have no gradient.
+    """
     parallelism = config.parallelism
     on_cpu = {"use_cpu": not torch.cuda.is_available()}
     match parallelism.strategy:
@@ -24,7 +30,7 @@ def strategy_arguments(config: TrainingConfig, crew: Crew) -> dict[str, Any]:
             return on_cpu
         case "ddp":
             return on_cpu | {
-                "ddp_find_unused_parameters": False,
+                "ddp_find_unused_parameters": has_idle,
                 "ddp_broadcast_buffers": False,
                 "ddp_timeout": int(TIMEOUT.total_seconds()),
             }

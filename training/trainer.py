@@ -70,7 +70,7 @@ def total_steps(config: TrainingConfig, num_rows: int) -> int:
     return max(1, math.ceil(optimization.num_train_epochs * steps_per_epoch))
 
 
-def training_arguments(context: RunContext, max_steps: int) -> TrainingArguments:
+def training_arguments(context: RunContext, max_steps: int, *, has_idle: bool) -> TrainingArguments:
     """Our configuration in HF's words. What our callbacks do themselves is turned off."""
     config = context.config
     optimization = config.optimization
@@ -80,7 +80,7 @@ def training_arguments(context: RunContext, max_steps: int) -> TrainingArguments
     settings: dict[str, Any] = {
         "bf16": masters and config.model.dtype == "bfloat16",
         **optimizer_arguments(config, max_steps),
-        **strategy_arguments(config, context.crew),
+        **strategy_arguments(config, context.crew, has_idle=has_idle),
     }
     return TrainingArguments(
         output_dir=str(context.directory.checkpoints),
@@ -135,7 +135,7 @@ class FineTuner(OptimizingTrainer):
         self._pace = Pace()
         super().__init__(
             model=model,
-            args=training_arguments(context, max_steps),
+            args=training_arguments(context, max_steps, has_idle=bool(data.engine.idle)),
             train_dataset=data.train,
             data_collator=data.engine.collate,
         )

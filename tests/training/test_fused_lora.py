@@ -16,6 +16,7 @@ from training import engine
 from training.collation import PaddedCollator
 from training.fused_lora import fuse_lora, unfuse_lora
 from training.isolation import made_up_documents
+from training.reference import Reference
 
 IDS = torch.arange(3, 51).view(2, 24) % VOCAB_SIZE
 
@@ -148,6 +149,6 @@ def test_a_layer_that_would_learn_otherwise_is_left_to_peft(
 
     monkeypatch.setattr(engine, "fuse_lora", broken)
     probe = PaddedCollator(0)(made_up_documents(VOCAB_SIZE, 2))
-    assert engine._leanest_head(model, probe, fuses=True) == "streamed"
+    assert engine._leanest_head(model, Reference(model, probe), fuses=True) == "streamed"
     assert not fused(model)
     assert_close(learned(model), expected, 0)

@@ -4,6 +4,7 @@ Each really runs here: DDP and DeepSpeed on CPUs as in the product, FSDP2 with `
 """
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -18,6 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from tests.training.adapting import make_mamba
 from tests.training.companies import (
     ROOT,
     STEPS,
@@ -173,6 +175,25 @@ def test_two_train_as_one_in_other_ways(
         expected, found = curve(one, metric), curve(two, metric)
         assert list(found.values()) == pytest.approx(list(expected.values()), rel=rel), metric
     assert loads(two.result, tiny_model, is_whole="type" in more.get("adapter", {}))
+
+
+def test_a_weight_that_the_loss_does_not_depend_on_stops_nobody(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    """Mamba reads the weight of a layer past its adapter, which then has no gradient."""
+    model = make_mamba(tmp_path / "mamba")
+    for path in tiny_model.iterdir():
+        if not (model / path.name).exists():
+            shutil.copy(path, model)
+    one = made(tmp_path / "one", model, settings("none"))
+    two = made(tmp_path / "two", model, settings("ddp"))
+    assert train(one).outcome == "succeeded"
+    finished = run_to_end(two)
+    assert finished.outcome == "succeeded", finished.failure
+    for run in (one, two):
+        (warning,) = [e for e in events(run) if isinstance(e, Message) and e.level == "warning"]
+        assert "what is to be trained of dt_proj: if" in warning.message
+    assert list(curve(two).values()) == pytest.approx(list(curve(one).values()), rel=TOLERANCE)
 
 
 def loads(result: Path, base: Path, *, is_whole: bool) -> bool:
