@@ -35,7 +35,7 @@ from training.targets import (
     target_misfits,
 )
 from training.weight_names import Weight, named
-from training.weights import barred_names, taken_names, weights_of
+from training.weights import barred_names, is_in_parts, taken_names, weights_of
 from training.whole import size_of
 
 log = logging.getLogger(__name__)
@@ -124,6 +124,7 @@ def subject_of(model: PreTrainedModel) -> Subject:
         quantized=getattr(model, "quantization_method", None) is not None,
         taken_names=taken_names(model.config),
         barred_names=barred_names(model.config, weights),
+        in_parts=is_in_parts(model),
     )
 
 

@@ -85,6 +85,7 @@ def _with_a_model_in_parts(
     strategy: str, model: ModelConfig, adapter: AdapterConfig
 ) -> Iterator[str]:
     whole_needed = {
+        "adapter.target_parameters": strategy == "zero3" and bool(adapter.target_parameters),
         "model.add_tokens": bool(model.add_tokens),
         "model.add_special_tokens": bool(model.add_special_tokens),
         f'adapter.init_lora_weights "{adapter.init_lora_weights}"': adapter.decomposes,

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict
 from training.config import TrainingConfig
 from training.data_config import DataConfig, FormatName
 from training.layout_fit import Kind, layout_misfits
+from training.sharing_conflicts import encoder_conflict
 from training.targets import Misfit, Subject, target_misfits
 from training.weight_names import WeightGroup, listed
 
@@ -48,6 +49,9 @@ def misfits(config: TrainingConfig, facts: ModelFacts) -> Iterator[Misfit]:
             message=f"max_length {length} is beyond the model's context of "
             f"{facts.context_length} tokens; give {facts.context_length} or less",
         )
+    has_encoder = facts.is_encoder_decoder
+    if (conflict := encoder_conflict(config.parallelism, has_encoder=has_encoder)) is not None:
+        yield Misfit(param="training.parallelism.strategy", message=conflict)
     if facts.weights:
         subject = Subject(
             listed(facts.weights),
@@ -55,6 +59,7 @@ def misfits(config: TrainingConfig, facts: ModelFacts) -> Iterator[Misfit]:
             quantized=config.model.quantization is not None,
             taken_names=frozenset(facts.taken_names),
             barred_names=frozenset(facts.barred_names),
+            in_parts=config.parallelism.strategy == "zero3",
         )
         yield from target_misfits(config.adapter, subject)
         yield from _nothing_to_project(config, subject)

@@ -111,9 +111,11 @@ def _prepare(directory: RunDirectory, spec: RunSpec, reporter: Reporter) -> Prep
     """Read the data before the weights: a mistake in it should not wait for a large model."""
     reporter.enter("tokenizing")
     folder = Path(spec.model_path)
-    check_strategy(spec.training)
     check_device(spec.training.model)
-    model_config, vocabulary = load_config(folder), load_vocabulary(folder, spec.training.model)
+    model_config = load_config(folder)
+    has_encoder = bool(model_config.is_encoder_decoder)
+    check_strategy(spec.training, has_encoder=has_encoder)
+    vocabulary = load_vocabulary(folder, spec.training.model)
     tokenizer = vocabulary.tokenizer
     positions = context_length(model_config)
     data = resolved(spec.training, num_rows=1, context_length=positions).data
@@ -124,7 +126,6 @@ def _prepare(directory: RunDirectory, spec: RunSpec, reporter: Reporter) -> Prep
             remedy=f"Set training.data.max_length to {positions} or less, or to null.",
         )
     formats = {source.format for source in (*spec.training_files, *spec.validation_files)}
-    has_encoder = bool(model_config.is_encoder_decoder)
     layout = choose_layout(tokenizer, data, formats, has_encoder=has_encoder)
     encoder = (Seq2SeqEncoder if has_encoder else Encoder)(
         tokenizer,

@@ -47,6 +47,16 @@ def best_conflicts(parallelism: ParallelismConfig, checkpoints: CheckpointsConfi
         )
 
 
+def encoder_conflict(parallelism: ParallelismConfig, *, has_encoder: bool) -> str | None:
+    """Why a model cannot be shared in this way, with the way out."""
+    if parallelism.strategy != "fsdp" or not has_encoder:
+        return None
+    return (
+        'strategy "fsdp" does not go with a model with an encoder, which shares its embedding with '
+        'the decoder: set parallelism.strategy to "zero3", "zero2" or "ddp"'
+    )
+
+
 def _in_parts(strategy: str, model: ModelConfig) -> Iterator[str]:
     if model.quantization is not None:
         yield (

@@ -13,6 +13,7 @@ from training.config import TrainingConfig
 from training.deepspeed_presets import deepspeed_config
 from training.distributed import TIMEOUT, Crew
 from training.failures import invalid_spec
+from training.sharing_conflicts import encoder_conflict
 
 
 def strategy_arguments(config: TrainingConfig, crew: Crew, *, has_idle: bool) -> dict[str, Any]:
@@ -78,12 +79,19 @@ def in_parts_from_the_start(config: TrainingConfig, crew: Crew) -> Iterator[None
         yield
 
 
-def check_strategy(config: TrainingConfig) -> None:
-    """Refuse what only GPUs can do where there is none.
+def check_strategy(config: TrainingConfig, *, has_encoder: bool) -> None:
+    """Refuse a way to share the model that it, or this machine, is not made for.
 
     Raises:
-        RunError: On a CPU, FSDP through transformers would quietly be DDP.
+        RunError: Also on a CPU, where FSDP through transformers would quietly be DDP.
     """
+    if conflict := encoder_conflict(config.parallelism, has_encoder=has_encoder):
+        problem, _, remedy = conflict.partition(": ")
+        raise invalid_spec(
+            f"{problem[0].upper()}{problem[1:]}.",
+            param="training.parallelism.strategy",
+            remedy=f"{remedy[0].upper()}{remedy[1:]}.",
+        )
     if config.parallelism.strategy == "fsdp" and not torch.cuda.is_available():
         raise invalid_spec(
             "fsdp needs GPUs, and this machine has none.",

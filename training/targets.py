@@ -37,6 +37,7 @@ class Subject:
         taken_names: Of linear layers, which PEFT takes for parts of the experts in models of this
             architecture; it adapts such a layer by its weight only.
         barred_names: Of linear layers, which PEFT refuses to adapt in models of this architecture.
+        in_parts: Whether its weights are taken apart, so that no process has them whole.
     """
 
     weights: Sequence[Weight]
@@ -44,6 +45,7 @@ class Subject:
     quantized: bool
     taken_names: frozenset[str] = frozenset()
     barred_names: frozenset[str] = frozenset()
+    in_parts: bool = False
 
     @property
     def layers(self) -> list[Weight]:
@@ -173,6 +175,13 @@ def _experts(config: AdapterConfig, subject: Subject) -> Iterator[Misfit]:
             "target_modules",
             f'"all-linear" adapts the experts of this model as well, which {asked[0]} does not '
             "go with: leave that out, or name target_modules",
+        )
+    if subject.in_parts and adapted_experts(config, subject):
+        yield _misfit(
+            "target_modules",
+            '"all-linear" adapts the experts of this model as well, which needs whole weights, and '
+            'no process has those: set parallelism.strategy to "ddp" or "zero2", or name '
+            "target_modules",
         )
 
 

@@ -30,8 +30,15 @@ def _weights(model: PreTrainedModel) -> Iterator[Weight]:
         for name, parameter in module.named_parameters(recurse=False):
             # A quantised layer holds packed bytes in a shape of their own.
             whole = isinstance(module, nn.Linear) and name == "weight"
-            shape = (module.out_features, module.in_features) if whole else tuple(parameter.shape)
+            # ZeRO-3 leaves nothing of a weight where it is not used.
+            stored = tuple(getattr(parameter, "ds_shape", parameter.shape))
+            shape = (module.out_features, module.in_features) if whole else stored
             yield Weight(f"{path}.{name}" if path else name, kind, shape)
+
+
+def is_in_parts(model: PreTrainedModel) -> bool:
+    """Whether ZeRO-3 has taken the weights apart, so that this process alone has none of them."""
+    return any(hasattr(parameter, "ds_shape") for parameter in model.parameters())
 
 
 def taken_names(config: PreTrainedConfig) -> frozenset[str]:

@@ -9,6 +9,7 @@ import sys
 from functools import partial
 
 import accelerate
+import transformers.training_args
 from accelerate.utils import DistributedType
 
 import training.__main__ as edge
@@ -20,7 +21,8 @@ from training.launch import launch
 def shim() -> None:
     os.environ["ACCELERATE_TORCH_DEVICE"] = "cpu"
     accelerate.PartialState._prepare_backend = lambda *_, **__: ("gloo", DistributedType.MULTI_GPU)
-    training.run.check_strategy = lambda _config: None
+    training.run.check_strategy = lambda *_, **__: None
+    transformers.training_args.is_torch_bf16_gpu_available = lambda: True
 
 
 if __name__ == "__main__":

@@ -405,6 +405,21 @@ def test_what_is_refused_at_submission_is_refused_by_training(
     )
 
 
+def test_experts_are_not_adapted_where_no_process_has_them_whole(folders: Folders) -> None:
+    facts = {name: inspect_model(folders[name]) for name in ("llama", "mixtral")}
+    shared = {"strategy": "zero3", "num_processes": 2}
+
+    def found(name: str, *targets: str) -> list[str]:
+        adapter = {"target_modules": list(targets) or "all-linear"}
+        return [
+            m.message for m in misfits(config_of(adapter=adapter, parallelism=shared), facts[name])
+        ]
+
+    (message,) = found("mixtral")
+    assert "experts of this model as well, which needs whole weights" in message
+    assert found("mixtral", "q_proj") == found("llama") == []
+
+
 def test_facts_of_before_the_weights_were_noted_are_enough() -> None:
     facts = ModelFacts(
         architecture="LlamaForCausalLM",
@@ -436,6 +451,13 @@ CONTRADICTIONS: list[tuple[dict[str, Any], str]] = [
     (
         {"adapter": {"target_parameters": ["experts.up"], "lora_dropout": 0.1}},
         "target_parameters does not go with lora_dropout",
+    ),
+    (
+        {
+            "adapter": {"target_parameters": ["experts.up"]},
+            "parallelism": {"strategy": "zero3", "num_processes": 2},
+        },
+        "target_parameters needs whole weights",
     ),
     ({"adapter": {"rank_pattern": {"(": 2}}}, r"'\('? is no regular expression"),
     ({"adapter": {"rank_pattern": {"(?=q)": 2}}}, "without look-around"),

@@ -18,6 +18,8 @@ from training.data_counts import CUT_TO_NOTHING, SEVERAL_TURNS
 from training.encoding import Refusal
 from training.engine import choose_engine
 from training.events import Event, EventWriter, Message, Progress, Sample
+from training.facts import misfits
+from training.failures import RunError
 from training.inspection import RELATIVE_POSITIONS, inspect_model
 from training.layouts import choose_layout
 from training.loss import HEADS
@@ -26,6 +28,7 @@ from training.reporting import Reporter
 from training.rows import Conversation, Instruction, PromptCompletion
 from training.rows import Message as Turn
 from training.seq2seq_encoding import Seq2SeqEncoder
+from training.strategies import check_strategy
 
 END = "<|im_end|>"
 ROWS = [
@@ -344,3 +347,24 @@ def test_the_facts_of_a_model_say_that_it_has_an_encoder(model: Path, tiny_model
     assert facts.context_length == RELATIVE_POSITIONS
     assert {"q", "k", "v", "o", "wi_0", "wo"} <= set(facts.linear_modules)
     assert not inspect_model(tiny_model).is_encoder_decoder
+
+
+def test_fsdp_and_an_encoder_are_refused_at_submission_and_by_training(
+    model: Path, tiny_model: Path
+) -> None:
+    """The embedding that both sides share would belong to two groups of weights."""
+    config = TrainingConfig.model_validate(
+        {"parallelism": {"strategy": "fsdp", "num_processes": 2}}
+    )
+    (misfit,) = misfits(config, inspect_model(model))
+    assert misfit.param == "training.parallelism.strategy"
+    assert "shares its embedding with the decoder" in misfit.message
+    assert list(misfits(config, inspect_model(tiny_model))) == []
+    with pytest.raises(RunError, match="shares its embedding with the decoder") as refused:
+        check_strategy(config, has_encoder=True)
+    assert refused.value.failure.remedy == (
+        'Set parallelism.strategy to "zero3", "zero2" or "ddp".'
+    )
+    if not torch.cuda.is_available():
+        with pytest.raises(RunError, match="fsdp needs GPUs"):
+            check_strategy(config, has_encoder=False)

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from tests.training.adapting import make_mamba
+from tests.training.adapting import make_mamba, make_mixtral
 from tests.training.companies import (
     ROOT,
     STEPS,
@@ -161,6 +161,7 @@ SAVED = {"adapter": {"modules_to_save": ["lm_head"]}}
         pytest.param("zero2", BFLOAT16 | SAVED, 0.02, id="zero2-bfloat16-head"),
         pytest.param("zero3", BFLOAT16, 0.02, id="zero3-bfloat16"),
         pytest.param("zero3", DORA, TOLERANCE, id="zero3-dora"),
+        pytest.param("fsdp", BFLOAT16 | WHOLE, 0.02, id="fsdp-bfloat16-whole"),
     ],
 )
 def test_two_train_as_one_in_other_ways(
@@ -181,10 +182,7 @@ def test_a_weight_that_the_loss_does_not_depend_on_stops_nobody(
     tiny_model: Path, tmp_path: Path
 ) -> None:
     """Mamba reads the weight of a layer past its adapter, which then has no gradient."""
-    model = make_mamba(tmp_path / "mamba")
-    for path in tiny_model.iterdir():
-        if not (model / path.name).exists():
-            shutil.copy(path, model)
+    model = with_tokenizer(make_mamba(tmp_path / "mamba"), tiny_model)
     one = made(tmp_path / "one", model, settings("none"))
     two = made(tmp_path / "two", model, settings("ddp"))
     assert train(one).outcome == "succeeded"
@@ -194,6 +192,27 @@ def test_a_weight_that_the_loss_does_not_depend_on_stops_nobody(
         (warning,) = [e for e in events(run) if isinstance(e, Message) and e.level == "warning"]
         assert "what is to be trained of dt_proj: if" in warning.message
     assert list(curve(two).values()) == pytest.approx(list(curve(one).values()), rel=TOLERANCE)
+
+
+def test_experts_in_parts_are_refused_rather_than_left_out(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    model = with_tokenizer(make_mixtral(tmp_path / "mixtral"), tiny_model)
+    failure = run_to_end(made(tmp_path / "all", model, settings("zero3"))).failure
+    assert failure is not None
+    assert (failure.code, failure.param) == ("invalid_spec", "training.adapter.target_modules")
+    named = {"adapter": {"target_modules": ["q_proj", "v_proj"]}}
+    one, two = (made(tmp_path / way, model, settings(way, **named)) for way in ("none", "zero3"))
+    assert train(one).outcome == run_to_end(two).outcome == "succeeded"
+    assert list(curve(two).values()) == pytest.approx(list(curve(one).values()), rel=TOLERANCE)
+
+
+def with_tokenizer(model: Path, other: Path) -> Path:
+    """The model, with all of the other one that it has not itself."""
+    for path in other.iterdir():
+        if not (model / path.name).exists():
+            shutil.copy(path, model)
+    return model
 
 
 def loads(result: Path, base: Path, *, is_whole: bool) -> bool:
