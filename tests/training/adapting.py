@@ -1,7 +1,7 @@
 """Adapters trained for a few steps without a run around them, and models of every shape for it."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +94,27 @@ def _save(kind: type[PreTrainedModel], config: Any, folder: Path) -> Path:
         model = kind(config)
     model.save_pretrained(folder)
     return folder
+
+
+MAKERS: Mapping[str, Callable[[Path], Path]] = {
+    "gpt2": make_gpt2,
+    "mamba": make_mamba,
+    "mixtral": make_mixtral,
+    "qwen": make_qwen_moe,
+    "glm": make_glm_moe,
+}
+
+
+class Folders(dict[str, Path]):
+    """Models by name, made when they are asked for."""
+
+    def __init__(self, llama: Path, root: Path) -> None:
+        super().__init__(llama=llama)
+        self._root = root
+
+    def __missing__(self, name: str) -> Path:
+        self[name] = MAKERS[name](self._root / name)
+        return self[name]
 
 
 def config_of(**sections: Any) -> TrainingConfig:
