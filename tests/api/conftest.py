@@ -6,6 +6,7 @@ import pytest
 from openai import OpenAI
 
 from tests.api.deployment import Client, Deployment, serving
+from tests.api.receiver import Receiver, receiving
 from tests.jobs.world import settings_in
 
 
@@ -51,3 +52,26 @@ def stranger(deployment: Deployment) -> Iterator[Client]:
     client = deployment.project()
     with client.http:
         yield client
+
+
+@pytest.fixture(scope="module")
+def town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    """A deployment whose webhooks may go to this host."""
+    settings = settings_in(
+        tmp_path_factory.mktemp("town"), webhook_allow_private=True, webhook_pause_seconds=0.2
+    )
+    with serving(settings) as made:
+        yield made
+
+
+@pytest.fixture
+def owner(town: Deployment) -> Iterator[Client]:
+    client = town.project()
+    with client.http:
+        yield client
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with receiving() as made:
+        yield made

@@ -1,22 +1,16 @@
 """Webhooks to a real receiver: managed with OpenAI's client, signed, retried, never lost."""
 
 import json
-import socket
-import ssl
-import subprocess
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from openai import InvalidWebhookSignatureError, OpenAI
-from sqlalchemy import select
 
-from api import mail
 from api.server import Server
 from jobs.artifacts.registry import open_store
 from jobs.doorbell import Bell
@@ -24,30 +18,12 @@ from jobs.models import WebhookDelivery, WebhookEndpoint
 from jobs.rescue import Rescue
 from jobs.service import webhooks
 from jobs.states import RunOutcome
-from tests.api.deployment import Client, Deployment, ok, refused, serving
+from tests.api.deployment import Client, Deployment, ok, refused
+from tests.api.hooks import ENDS, cancelled, deliveries, settled, subscribe, try_out
 from tests.api.receiver import Received, Receiver, receiving, until
-from tests.jobs.world import settings_in
 from tests.servers import free_port
 
-ENDS = ["fine_tuning.job.succeeded", "fine_tuning.job.failed", "fine_tuning.job.cancelled"]
 DAY = 24 * 3600
-
-
-@pytest.fixture(scope="module")
-def town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    """A deployment whose webhooks may go to this host."""
-    settings = settings_in(
-        tmp_path_factory.mktemp("town"), webhook_allow_private=True, webhook_pause_seconds=0.2
-    )
-    with serving(settings) as made:
-        yield made
-
-
-@pytest.fixture
-def owner(town: Deployment) -> Iterator[Client]:
-    client = town.project()
-    with client.http:
-        yield client
 
 
 @pytest.fixture
@@ -55,37 +31,6 @@ def sdk(town: Deployment, owner: Client) -> Iterator[OpenAI]:
     http = httpx.Client(verify=False)  # no TLS here
     with OpenAI(api_key=owner.secret, base_url=f"{town.origin}/v1", http_client=http) as client:
         yield client
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with receiving() as made:
-        yield made
-
-
-def subscribe(client: Client, url: str, *types: str) -> dict[str, Any]:
-    body = {"name": "hook", "url": url, "event_types": list(types or ENDS)}
-    return ok(client.http.post("/webhook_endpoints", json=body))
-
-
-def cancelled(client: Client) -> str:
-    job_id: str = client.submit()["id"]
-    ok(client.http.post(f"/fine_tuning/jobs/{job_id}/cancel"))
-    return job_id
-
-
-def deliveries(world: Deployment, client: Client) -> list[WebhookDelivery]:
-    query = (
-        select(WebhookDelivery)
-        .join(WebhookEndpoint, WebhookEndpoint.id == WebhookDelivery.endpoint_id)
-        .where(WebhookEndpoint.project_id == client.identity.project_id)
-    )
-    with world.db.reading() as session:
-        return list(session.scalars(query.order_by(WebhookDelivery.created_at)))
-
-
-def settled(world: Deployment, client: Client) -> bool:
-    return all(one.next_attempt_at is None for one in deliveries(world, client))
 
 
 def unwrap(sdk: OpenAI, received: Received, secret: str) -> Any:
@@ -348,116 +293,6 @@ def test_two_servers_deliver_each_event_once(town: Deployment, owner: Client, re
     assert told == dict.fromkeys(jobs, 1)
 
 
-def test_a_reply_that_drips_is_not_waited_for(
-    owner: Client, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
-):
-    """Each byte comes in time; all of them together do not."""
-    monkeypatch.setattr(mail, "_TIMEOUT_SECONDS", 0.6)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-
-        def drip() -> None:
-            connection, _ = listener.accept()
-            with connection:
-                for byte in b"HTTP/1.1 200 OK\r\nx-slow: " + b"y" * 30:
-                    try:
-                        connection.sendall(bytes([byte]))
-                    except OSError:
-                        return
-                    time.sleep(0.1)
-
-        thread = threading.Thread(target=drip)
-        thread.start()
-        endpoint = subscribe(owner, f"http://127.0.0.1:{listener.getsockname()[1]}/")
-        error = refused(_test(owner, endpoint), 400)
-        thread.join()
-    assert "no reply within" in error["message"]
-
-
-def _test(client: Client, endpoint: dict[str, Any]) -> httpx.Response:
-    path = f"/webhook_endpoints/{endpoint['id']}/test"
-    return client.http.post(path, json={"event_type": ENDS[0]})
-
-
-def test_an_endpoint_that_cannot_be_reached(owner: Client):
-    endpoint = subscribe(owner, f"http://127.0.0.1:{free_port()}/")
-    error = refused(_test(owner, endpoint), 400)
-    assert error["code"] == "webhook_endpoint_unreachable"
-    assert "no connection to 127.0.0.1" in error["message"]
-
-
-@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "localhost", "0x7f.1"])
-def test_a_private_address_is_refused_when_it_is_given_and_when_it_is_sent_to(
-    deployment: Deployment, admin: Client, host: str
-):
-    """The second server is of the default settings, and the row was made another way."""
-    with receiving() as receiver:
-        url = receiver.url.replace("127.0.0.1", host).replace("http:", "https:")
-        body = {"name": "n", "url": url, "event_types": ENDS}
-        error = refused(admin.http.post("/webhook_endpoints", json=body), 400)
-        assert error["param"] == "url"
-        endpoint = subscribe(admin, "https://hooks.example.com/")
-        path = f"/webhook_endpoints/{endpoint['id']}"
-        refused(admin.http.post(path, json={"url": url}), 400)
-        deployment.change(WebhookEndpoint, endpoint["id"], url=url)
-        assert "not public" in refused(_test(admin, endpoint), 400)["message"]
-        cancelled(admin)
-        until(lambda: [one for one in deliveries(deployment, admin) if one.last_error])
-        assert receiver.received == []
-
-
-@pytest.mark.slow  # needs the openssl program
-def test_a_certificate_is_checked_against_the_name(
-    town: Deployment, owner: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    """The request goes to an address, and the certificate names the host."""
-    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
-    subprocess.run(
-        [
-            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"),
-            *("-nodes", "-days", "2", "-subj", "/CN=localhost"),
-            *("-addext", "subjectAltName=DNS:localhost", "-keyout", key, "-out", certificate),
-        ],
-        check=True,
-        capture_output=True,
-    )
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
-    with receiving(tls=context) as receiver:
-        by_name = subscribe(owner, receiver.url.replace("127.0.0.1", "localhost"))
-        by_address = subscribe(owner, receiver.url)
-        assert "CERTIFICATE_VERIFY_FAILED" in refused(_test(owner, by_name), 400)["message"]
-        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
-        town.stop()
-        town.start()
-        again = town.client(owner.identity.project_id, owner.pool)
-        with again.http:
-            assert ok(_test(again, by_name))["status_code"] == 200
-            assert "CERTIFICATE_VERIFY_FAILED" in refused(_test(again, by_address), 400)["message"]
-    assert [one.headers["host"] for one in receiver.received] == [
-        receiver.url.split("/")[2].replace("127.0.0.1", "localhost")
-    ]
-
-
-def test_a_name_is_resolved_once_for_a_request(
-    owner: Client, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
-):
-    """No name server of ours answers differently each time: the resolver is replaced by one."""
-    asked = []
-    resolve = socket.getaddrinfo
-
-    def flipping(host: str, *rest: Any, **options: Any) -> Any:
-        if host != "flip.example":
-            return resolve(host, *rest, **options)
-        asked.append(host)
-        return resolve("127.0.0.1" if len(asked) == 1 else "127.0.0.2", *rest, **options)
-
-    monkeypatch.setattr(socket, "getaddrinfo", flipping)
-    url = receiver.url.replace("127.0.0.1", "flip.example")
-    assert ok(_test(owner, subscribe(owner, url)))["status_code"] == 200
-    assert asked == ["flip.example"]
-    assert receiver.received[0].headers["host"] == url.split("/")[2]
-
-
 @pytest.mark.parametrize(
     ("changes", "param"),
     [
@@ -486,7 +321,7 @@ def test_members_keep_no_webhooks(deployment: Deployment, admin: Client, member:
         member.http.get(path),
         member.http.post(path, json={"name": "x"}),
         member.http.post(f"{path}/rotate_secret", json={}),
-        _test(member, endpoint),
+        try_out(member, endpoint),
         member.http.delete(path),
     ):
         assert refused(reply, 403)["code"] == "admin_required"
