@@ -19,6 +19,7 @@ from transformers import (
 from training.adapters import Trainable
 from training.context import RunContext
 from training.encoding import Encoder
+from training.evaluating import evaluating
 from training.events import Progress, Sample
 from training.failures import RunError
 from training.ledger import Ledger
@@ -136,14 +137,12 @@ class Sampling:
     def answer(self, model: Trainable, step: int, context: RunContext) -> None:
         """Emit a `Sample` for every prompt, until a stop is requested."""
         settings = context.config.evaluation
-        was_training = model.training
-        model.eval()
-        for prompt in settings.sample_prompts:
-            if context.stop.look() is not None:
-                break
-            text = self._complete(model, prompt, settings.sample_max_new_tokens)
-            context.reporter.emit(Sample(step=step, prompt=prompt, completion=text))
-        model.train(was_training)
+        with evaluating(model):
+            for prompt in settings.sample_prompts:
+                if context.stop.look() is not None:
+                    break
+                text = self._complete(model, prompt, settings.sample_max_new_tokens)
+                context.reporter.emit(Sample(step=step, prompt=prompt, completion=text))
 
     @torch.no_grad()
     def _complete(self, model: Trainable, prompt: str, max_new_tokens: int) -> str:

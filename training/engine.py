@@ -23,6 +23,7 @@ from training.collation import (
     on_device,
 )
 from training.config import TrainingConfig
+from training.evaluating import evaluating
 from training.fused_lora import fuse_lora, unfuse_lora
 from training.isolation import find_leak, made_up_documents, require_isolation
 from training.liger import apply_liger, refused
@@ -70,15 +71,8 @@ def choose_engine(
     elif config.parallelism.splits_the_model:
         engine = Engine(in_rows, padded, _unproven_head(base))
     else:
-        vocab_size: int = base.config.get_text_config().vocab_size
-        flat = _flat_collator(model, base, config, vocab_size)
-        if flat is None and config.data.packing:
-            require_isolation(model, vocab_size, in_rows)
-        reference = Reference(
-            model, on_device(padded(made_up_documents(vocab_size, 2)), model.device)
-        )
-        head = _leanest_head(model, reference, fuses=not config.optimization.torch_compile)
-        engine = Engine(flat or in_rows, flat or padded, head, reference.idle)
+        with evaluating(model):
+            engine = _proven(model, base, config, in_rows, padded)
     reporter.tell(
         _HEADS_IN_WORDS[engine.head],
         head=engine.head,
@@ -88,6 +82,23 @@ def choose_engine(
     if engine.idle:
         _warn_of_idle(engine.idle, reporter)
     return engine
+
+
+def _proven(
+    model: Trainable,
+    base: PreTrainedModel,
+    config: TrainingConfig,
+    in_rows: Collator,
+    padded: Collator,
+) -> Engine:
+    """What a model of one side, all of it in this process, was seen to answer rightly with."""
+    vocab_size: int = base.config.get_text_config().vocab_size
+    flat = _flat_collator(model, base, config, vocab_size)
+    if flat is None and config.data.packing:
+        require_isolation(model, vocab_size, in_rows)
+    reference = Reference(model, on_device(padded(made_up_documents(vocab_size, 2)), model.device))
+    head = _leanest_head(model, reference, fuses=not config.optimization.torch_compile)
+    return Engine(flat or in_rows, flat or padded, head, reference.idle)
 
 
 def _warn_of_idle(idle: Sequence[str], reporter: Reporter) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from training.collation import Collator, on_device
 from training.documents import Document
+from training.evaluating import evaluating
 from training.failures import invalid_spec
 from training.loss import model_inputs
 
@@ -88,11 +89,9 @@ def _logits_around(
     model: nn.Module, document: Document, between: Document, collate: Collator
 ) -> Tensor:
     """Logits [2, T, V] of a document at both ends of a block that holds another one between."""
-    was_training = model.training
-    model.eval()
     block = [document, between, document]
     batch = on_device(collate([block]), next(model.parameters()).device)
-    logits_BTV: Tensor = model(**model_inputs(batch)).logits
-    model.train(was_training)
+    with evaluating(model):
+        logits_BTV: Tensor = model(**model_inputs(batch)).logits
     ends = logits_BTV[0, : len(document)], logits_BTV[0, -len(document) :]
     return torch.stack(ends).float()

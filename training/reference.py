@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from training.collation import Batch
+from training.evaluating import evaluating
 from training.loss import HEADS, Head, UnusualHeadError, causal_model, streamed_totals, whole_totals
 
 log = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ class Reference:
     def __init__(self, model: nn.Module, probe: Batch) -> None:
         self._model = model
         self._probe = probe
-        with _evaluating(model), _ends(model) as is_end:
+        with evaluating(model), _ends(model) as is_end:
             self._plain = _loss_and_gradients(whole_totals, model, probe)
             self._ends_in_head = is_end()
         self.idle = tuple(_trained(model).keys() - self._plain.keys())
@@ -41,12 +42,12 @@ class Reference:
 
     def leanest_head(self) -> str | None:
         """The first of `HEADS` with which the model, as it is now, learns the same; if any."""
-        with _evaluating(self._model):
+        with evaluating(self._model):
             return next((name for name, head in HEADS.items() if self._agrees(head)), None)
 
     def is_kept(self) -> bool:
         """Whether the model, as it is now, learns the same through its whole head."""
-        with _evaluating(self._model):
+        with evaluating(self._model):
             return self._is_same(_loss_and_gradients(whole_totals, self._model, self._probe))
 
     def _agrees(self, head: Head) -> bool:
@@ -81,16 +82,6 @@ def _loss_and_gradients(head: Head, model: nn.Module, probe: Batch) -> dict[str,
     )
     found = {name: part for name, part in zip(trained, gradients, strict=True) if part is not None}
     return {_LOSS: loss.detach(), **found}
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from training.config import TrainingConfig
 from training.context import RunContext
 from training.documents import Document
 from training.engine import Engine
+from training.evaluating import evaluating
 from training.events import CheckpointSaved, Metrics
 from training.failures import RunError, StopRequested
 from training.isolation import require_isolation
@@ -294,22 +295,20 @@ class FineTuner(OptimizingTrainer):
         batch_size = self.args.per_device_eval_batch_size
         head = HEADS[self._data.engine.head]
         sums = [0.0, 0.0, 0.0]
-        was_training = self._trained.training
-        self._trained.eval()
         crew, valid = self.context.crew, self._data.valid
         collate = IdleCollator(self._data.engine.collate_valid, valid[0])
         together = batch_size * crew.size
-        for start in range(0, len(valid), together):
-            if self.context.stop.look() is not None:
-                return None
-            rows = part(range(start, min(start + together, len(valid))), crew)
-            batch = collate([valid[row] for row in rows])
-            with torch.no_grad(), self.accelerator.autocast():
-                totals = head(self._trained, self._prepare_inputs(batch))
-            found = totals.loss_sum.item(), totals.num_correct.item(), len(batch["targets"])
-            sums = [one + other for one, other in zip(sums, found, strict=True)]
-            self.context.reporter.beat()
-        self._trained.train(was_training)
+        with evaluating(self._trained):
+            for start in range(0, len(valid), together):
+                if self.context.stop.look() is not None:
+                    return None
+                rows = part(range(start, min(start + together, len(valid))), crew)
+                batch = collate([valid[row] for row in rows])
+                with torch.no_grad(), self.accelerator.autocast():
+                    totals = head(self._trained, self._prepare_inputs(batch))
+                found = totals.loss_sum.item(), totals.num_correct.item(), len(batch["targets"])
+                sums = [one + other for one, other in zip(sums, found, strict=True)]
+                self.context.reporter.beat()
         sums = crew.total(*sums)
         loss, accuracy = sums[0] / sums[2], sums[1] / sums[2]
         return {
