@@ -20,8 +20,9 @@ from training.weight_names import Weight, grouped
 
 _MAX_HEADER_BYTES = 100 << 20
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
-RELATIVE_POSITIONS = 1 << 20
-"""Of a model that knows only how far apart two tokens are, as T5: any number, within reason."""
+UNLIMITED_POSITIONS = 1 << 20
+"""Of a model that has no table of places, but knows how far apart two tokens are, as T5, or what
+came before, as Mamba: any number, within reason."""
 _CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "n_ctx")
 
 
@@ -201,17 +202,11 @@ def _leaf_names(weights: Iterable[Weight]) -> tuple[str, ...]:
 
 
 def context_length(config: Any) -> int:  # noqa: ANN401 - each architecture has its own class
-    """Positions of a model, in tokens, from its text configuration.
-
-    Raises:
-        RunError: The configuration does not say.
-    """
+    """Positions of a model, in tokens, from its text configuration."""
     if hasattr(config, "relative_attention_num_buckets"):
-        return RELATIVE_POSITIONS
-    for key in _CONTEXT_KEYS:
-        if isinstance(value := getattr(config, key, None), int):
-            return value
-    raise _unusable("config.json does not say how many positions the model has")
+        return UNLIMITED_POSITIONS
+    found = (getattr(config, key, None) for key in _CONTEXT_KEYS)
+    return next((value for value in found if isinstance(value, int)), UNLIMITED_POSITIONS)
 
 
 def _has_chat_template(folder: Path) -> bool:

@@ -83,9 +83,7 @@ def make_gpt2(folder: Path) -> Path:
 def make_mamba(folder: Path) -> Path:
     """A state that runs on; its kernels read a weight past whatever adapts it."""
     sizes = {"hidden_size": 32, "state_size": 4, "num_hidden_layers": 2}
-    # Its own settings know no limit, and a model without one is not taken.
-    config = MambaConfig(**_SIZES, **sizes, max_position_embeddings=256)
-    return _save(MambaForCausalLM, config, folder)
+    return _save(MambaForCausalLM, MambaConfig(**_SIZES, **sizes), folder)
 
 
 def _save(kind: type[PreTrainedModel], config: Any, folder: Path) -> Path:

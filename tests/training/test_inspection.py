@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.tiny_model import CONTEXT_LENGTH, VOCAB_SIZE
+from tests.training.adapting import make_mamba
 from training.failures import RunError
-from training.inspection import inspect_model
+from training.inspection import UNLIMITED_POSITIONS, inspect_model
 
 LINEAR = ("down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj")
 
@@ -29,6 +30,10 @@ def test_the_facts_are_read_from_headers(folder: Path) -> None:
     assert facts.tie_word_embeddings
     assert facts.has_chat_template
     assert facts.bytes == sum(path.stat().st_size for path in folder.iterdir())
+
+
+def test_a_model_without_a_table_of_places_has_no_limit(tmp_path: Path) -> None:
+    assert inspect_model(make_mamba(tmp_path / "mamba")).context_length == UNLIMITED_POSITIONS
 
 
 def test_the_identity_changes_with_a_byte_or_a_name(folder: Path) -> None:

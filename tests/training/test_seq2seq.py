@@ -20,7 +20,7 @@ from training.engine import choose_engine
 from training.events import Event, EventWriter, Message, Progress, Sample
 from training.facts import misfits
 from training.failures import RunError
-from training.inspection import RELATIVE_POSITIONS, inspect_model
+from training.inspection import UNLIMITED_POSITIONS, inspect_model
 from training.layouts import choose_layout
 from training.loss import HEADS
 from training.model import load_model, load_tokenizer
@@ -344,7 +344,7 @@ def test_rows_of_several_turns_alone_are_no_data(model: Path, tmp_path: Path) ->
 def test_the_facts_of_a_model_say_that_it_has_an_encoder(model: Path, tiny_model: Path) -> None:
     facts = inspect_model(model)
     assert facts.is_encoder_decoder
-    assert facts.context_length == RELATIVE_POSITIONS
+    assert facts.context_length == UNLIMITED_POSITIONS
     assert {"q", "k", "v", "o", "wi_0", "wo"} <= set(facts.linear_modules)
     assert not inspect_model(tiny_model).is_encoder_decoder
 
