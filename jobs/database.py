@@ -24,8 +24,8 @@ from sqlalchemy import (
     select,
     text,
 )
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.engine import ExceptionContext, make_url
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
@@ -38,6 +38,7 @@ _NETWORK = {
     "tcp_user_timeout": 30_000,
 }
 """Of connections to a server: a silent network is noticed within half a minute, not two hours."""
+_ENDED_WHILE_IDLE = "25P03"
 _PATIENCE = {"lock_timeout": "30s", "idle_in_transaction_session_timeout": "60s"}
 """Of PostgreSQL: whoever stands still in a transaction does not stop all others for good."""
 _CHECKPOINT_PAGES = 10_000
@@ -161,6 +162,7 @@ def _server_engine(url: str) -> Engine:
         connect_args={"connect_timeout": _CONNECT_TIMEOUT_SECONDS, **_NETWORK},
     )
     event.listen(engine, "connect", _prepare_server)
+    event.listen(engine, "handle_error", _as_away, retval=True)
     return engine
 
 
@@ -169,6 +171,15 @@ def _prepare_server(connection: Any, _record: object) -> None:  # noqa: ANN401 -
         for name, value in _PATIENCE.items():
             cursor.execute(f"SET {name} = '{value}'")
     connection.commit()
+
+
+def _as_away(context: ExceptionContext) -> BaseException | None:
+    """A session that the server has ended is away; to psycopg it is an error of our own."""
+    error = context.original_exception
+    if getattr(error, "sqlstate", None) != _ENDED_WHILE_IDLE:
+        return None
+    context.is_disconnect = True
+    return OperationalError(context.statement, context.parameters, error)
 
 
 def _sqlite_engine(url: str) -> Engine:

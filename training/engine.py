@@ -110,7 +110,7 @@ def _warn_of_idle(idle: Sequence[str], reporter: Reporter) -> None:
     )
 
 
-_IN_A_LAYER = re.compile(r"\.(?:lora_|modules_to_save|weight|bias)")
+_IN_A_LAYER = re.compile(r"\.(?:base_layer|lora_|modules_to_save|token_adapter|weight|bias)")
 
 
 def _apply_liger(model: Trainable, base: PreTrainedModel, *, is_whole: bool) -> None:

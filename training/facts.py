@@ -61,7 +61,8 @@ def misfits(config: TrainingConfig, facts: ModelFacts) -> Iterator[Misfit]:
             barred_names=frozenset(facts.barred_names),
             in_parts=config.parallelism.strategy == "zero3",
         )
-        yield from target_misfits(config.adapter, subject)
+        if config.adapter.type == "lora":
+            yield from target_misfits(config.adapter, subject)
         yield from _nothing_to_project(config, subject)
     else:
         yield from _unknown_leaves(config, facts)

@@ -23,7 +23,10 @@ _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 UNLIMITED_POSITIONS = 1 << 20
 """Of a model that has no table of places, but knows how far apart two tokens are, as T5, or what
 came before, as Mamba: any number, within reason."""
-_CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "n_ctx")
+_CONTEXT_KEYS = (
+    *("max_position_embeddings", "max_decoder_position_embeddings", "n_positions"),
+    *("max_seq_len", "seq_length", "n_ctx"),
+)
 
 
 @dataclass(frozen=True)
@@ -59,17 +62,19 @@ def inspect_model(folder: Path) -> ModelFacts:
         raise _unusable(f"config.json cannot be used: {_first_line(error)}") from error
     text_config = config.get_text_config()
     weights = weights_of(_without_weights(config))
+    linear = _leaf_names(w for w in weights if w.kind in LINEAR)
+    barred = barred_names(config, linear)
     return ModelFacts(
         architecture=(config.architectures or ["unknown"])[0],
         model_type=config.model_type,
         num_parameters=sum(math.prod(tensor.shape) for tensor in tensors),
         context_length=context_length(text_config),
         vocab_size=text_config.vocab_size,
-        linear_modules=_leaf_names(w for w in weights if w.kind in LINEAR),
+        linear_modules=tuple(name for name in linear if name not in barred),
         module_names=_leaf_names(weights),
         weights=grouped(weights),
         taken_names=tuple(sorted(taken_names(config))),
-        barred_names=tuple(sorted(barred_names(config, weights))),
+        barred_names=tuple(sorted(barred)),
         tie_word_embeddings=bool(text_config.tie_word_embeddings),
         has_chat_template=_has_chat_template(folder),
         is_encoder_decoder=bool(config.is_encoder_decoder),
@@ -206,7 +211,8 @@ def context_length(config: Any) -> int:  # noqa: ANN401 - each architecture has 
     if hasattr(config, "relative_attention_num_buckets"):
         return UNLIMITED_POSITIONS
     found = (getattr(config, key, None) for key in _CONTEXT_KEYS)
-    return next((value for value in found if isinstance(value, int)), UNLIMITED_POSITIONS)
+    limits = (value for value in found if isinstance(value, int) and value > 0)
+    return next(limits, UNLIMITED_POSITIONS)
 
 
 def _has_chat_template(folder: Path) -> bool:

@@ -57,6 +57,10 @@ class Subject:
         return [weight for weight in self.layers if weight.kind in LINEAR]
 
     @property
+    def adaptable(self) -> list[Weight]:
+        return [weight for weight in self.linear if _leaf(weight) not in self.barred_names]
+
+    @property
     def experts(self) -> list[Weight]:
         """The weights that are those of several experts in one."""
         return [w for w in self.weights if len(w.shape) == 3 and w.kind != "convolution"]
@@ -103,8 +107,7 @@ def target_misfits(config: AdapterConfig, subject: Subject) -> Iterator[Misfit]:
 
 def _targeted(config: AdapterConfig, subject: Subject) -> list[Weight]:
     if config.target_modules == "all-linear":
-        left_out = subject.taken_names | subject.barred_names
-        return [w for w in subject.linear if _leaf(w) not in left_out]
+        return [w for w in subject.adaptable if _leaf(w) not in subject.taken_names]
     return [w for w in subject.layers if _any_named(w.module, config.target_modules)]
 
 
@@ -130,7 +133,7 @@ def _modules(config: AdapterConfig, subject: Subject) -> Iterator[Misfit]:
     for name in config.target_modules:
         found = [weight for weight in subject.layers if named(weight.module, name)]
         if not found:
-            yield _misfit("target_modules", _unknown(name, subject.linear, "linear layer"))
+            yield _misfit("target_modules", _unknown(name, subject.adaptable, "linear layer"))
         for weight in found[:1]:
             yield from _not_adaptable(name, weight, config, subject)
 

@@ -1,7 +1,7 @@
 """What a chat template writes around the turns of conversations of one shape, learned once.
 
 To find an assistant's turn in a rendered conversation takes several further renderings (see
-`training.templates`). Conversations with the same roles in the same order differ in their
+`training.exact_turns`). Conversations with the same roles in the same order differ in their
 contents only, and most templates write the same around any contents. That is learned from
 contents that are made up, and checked against the exact way for the first conversations of a
 shape; of every conversation, all of the text is compared with what it should be then.

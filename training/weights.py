@@ -51,9 +51,8 @@ def taken_names(config: PreTrainedConfig) -> frozenset[str]:
     return frozenset(conversion._MOE_TARGET_MODULE_MAPPING.get(family, ()))
 
 
-def barred_names(config: PreTrainedConfig, weights: Iterable[Weight]) -> frozenset[str]:
-    """Names of layers that PEFT refuses to adapt in this architecture: it is asked about each."""
-    names = {weight.module.rpartition(".")[2] for weight in weights}
+def barred_names(config: PreTrainedConfig, names: Iterable[str]) -> frozenset[str]:
+    """Those of `names` that PEFT refuses to adapt in this architecture: it is asked about each."""
     return frozenset(name for name in names if _is_barred(config, name))
 
 

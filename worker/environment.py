@@ -1,6 +1,8 @@
 """The whole environment of a process of a run: an allow-list, so that no secret slips in."""
 
 import os
+import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import training.run_directory
@@ -28,6 +30,13 @@ def training_environment(tag: str, home: Path, gpus: tuple[str, ...]) -> dict[st
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }
+
+
+def extensions_environment(settings: Settings) -> dict[str, str]:
+    """Where DeepSpeed keeps what it compiles, which fits no other versions than it was made by."""
+    made_by = "-".join(f"{name}-{version(name)}" for name in ("torch", "deepspeed"))
+    folder = settings.extensions_folder / f"{sys.implementation.cache_tag}-{made_by}"
+    return {"TORCH_EXTENSIONS_DIR": str(folder)}
 
 
 def trackers_environment(settings: Settings, assignment: TrainAssignment) -> dict[str, str]:

@@ -12,7 +12,11 @@ from training.run_directory import verify
 from worker.active_run import ActiveRun
 from worker.base_models import obtain
 from worker.checkpoints import CheckpointUploads
-from worker.environment import trackers_environment, training_environment
+from worker.environment import (
+    extensions_environment,
+    trackers_environment,
+    training_environment,
+)
 from worker.launchers.standby import COLD_START
 from worker.model_facts import check_pin
 from worker.relay import relays_of
@@ -58,7 +62,7 @@ def _environment(active: ActiveRun, assignment: TrainAssignment) -> dict[str, st
     if training.parallelism.strategy != "none":
         environment[COLD_START] = "1"  # each of its processes loads by itself
     if training.parallelism.uses_deepspeed:
-        environment["TORCH_EXTENSIONS_DIR"] = str(settings.extensions_folder)
+        environment |= extensions_environment(settings)
     return environment | trackers_environment(settings, assignment)
 
 

@@ -6,6 +6,7 @@ from jobs.artifacts.base import ArtifactStore
 from jobs.artifacts.local import LocalStore
 from jobs.settings import Settings
 
+# The settings say which URLs there are.
 STORES: Mapping[str, Callable[[Settings], ArtifactStore]] = {
     "file": lambda settings: LocalStore(settings.artifacts_folder),
 }

@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import TypeVar
 
 import pytest
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import OperationalError
 
 from jobs.database import Database
 from jobs.errors import Conflict, InvalidRequest, JobsError, NotFound
@@ -268,7 +268,7 @@ def test_who_stands_still_in_a_claim_holds_up_the_others_for_a_while_only(
             time.sleep(1)
             take_turn(other)
 
-    with pytest.raises(DBAPIError, match="idle-in-transaction"):
+    with pytest.raises(OperationalError, match="idle-in-transaction"):
         stand_still()
     take_turn(still)
     for database in (still, other):

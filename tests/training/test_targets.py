@@ -178,7 +178,10 @@ def test_experts_are_not_adapted_where_no_process_has_them_whole(folders: Folder
     shared = {"strategy": "zero3", "num_processes": 2}
 
     def found(name: str, *targets: str) -> list[str]:
-        adapter = {"target_modules": list(targets) or "all-linear"}
+        adapter = {"target_modules": list(targets)} if targets else {}
+        return found_with(name, adapter)
+
+    def found_with(name: str, adapter: dict[str, Any]) -> list[str]:
         return [
             m.message for m in misfits(config_of(adapter=adapter, parallelism=shared), facts[name])
         ]
@@ -186,6 +189,7 @@ def test_experts_are_not_adapted_where_no_process_has_them_whole(folders: Folder
     (message,) = found("mixtral")
     assert "experts of this model as well, which needs whole weights" in message
     assert found("mixtral", "q_proj") == found("llama") == []
+    assert found_with("mixtral", {"type": "none"}) == []
 
 
 def test_facts_of_before_the_weights_were_noted_are_enough() -> None:
