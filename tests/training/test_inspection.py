@@ -6,11 +6,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from transformers import (
+    BloomConfig,
+    GPT2Config,
+    LEDConfig,
+    MambaConfig,
+    PreTrainedConfig,
+    T5Config,
+    XLNetConfig,
+)
 
 from tests.tiny_model import CONTEXT_LENGTH, VOCAB_SIZE
-from tests.training.adapting import make_mamba
 from training.failures import RunError
-from training.inspection import UNLIMITED_POSITIONS, inspect_model
+from training.inspection import UNLIMITED_POSITIONS, context_length, inspect_model
 
 LINEAR = ("down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj")
 
@@ -32,8 +40,20 @@ def test_the_facts_are_read_from_headers(folder: Path) -> None:
     assert facts.bytes == sum(path.stat().st_size for path in folder.iterdir())
 
 
-def test_a_model_without_a_table_of_places_has_no_limit(tmp_path: Path) -> None:
-    assert inspect_model(make_mamba(tmp_path / "mamba")).context_length == UNLIMITED_POSITIONS
+@pytest.mark.parametrize(
+    ("config", "places"),
+    [
+        (GPT2Config(n_positions=32), 32),
+        (LEDConfig(max_decoder_position_embeddings=64), 64),
+        (T5Config(n_positions=512), UNLIMITED_POSITIONS),
+        (BloomConfig(), UNLIMITED_POSITIONS),
+        (MambaConfig(), UNLIMITED_POSITIONS),
+        (XLNetConfig(), UNLIMITED_POSITIONS),
+    ],
+    ids=lambda value: getattr(value, "model_type", value),
+)
+def test_a_model_has_as_many_places_as_its_table(config: PreTrainedConfig, places: int) -> None:
+    assert context_length(config) == places
 
 
 def test_the_identity_changes_with_a_byte_or_a_name(folder: Path) -> None:
