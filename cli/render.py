@@ -5,7 +5,7 @@ Standard output carries the answer and nothing else; progress and hints go to st
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -88,3 +88,10 @@ def moment(unix_seconds: float | None) -> str:
 
 def number(value: float | None, digits: int = 3) -> str:
     return "" if value is None else f"{value:.{digits}f}"
+
+
+def how_it_ended(made: Mapping[str, Any]) -> str:
+    """The end of a job or an export, why it was that, and what to do about it."""
+    error = made.get("error") or {}
+    said = [part for part in (error.get("message"), error.get("remedy")) if part]
+    return f"{made['id']} {made['status']}{': ' if said else ''}{' '.join(said)}"

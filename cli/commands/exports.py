@@ -14,7 +14,16 @@ from cli.download import download_folder, fetch
 from cli.errors import CliError
 from cli.identifiers import checkpoint_id, job_id
 from cli.progress import job_view
-from cli.render import Output, OutputOption, hint, moment, print_json, print_table, size
+from cli.render import (
+    Output,
+    OutputOption,
+    hint,
+    how_it_ended,
+    moment,
+    print_json,
+    print_table,
+    size,
+)
 
 _POLL_SECONDS = 1.0
 _EXIT_INTERRUPTED = 130
@@ -109,9 +118,7 @@ def _followed(client: Client, made: Json) -> Json:
         hint(f"The export {made['id']} goes on.")
         raise typer.Exit(_EXIT_INTERRUPTED) from None
     if made["status"] != "succeeded":
-        error = made["error"] or {}
-        told = [f"{made['id']} {made['status']}", error.get("message"), error.get("remedy")]
-        raise CliError(": ".join(part for part in told if part))
+        raise CliError(how_it_ended(made))
     return made
 
 

@@ -18,6 +18,7 @@ from cli.render import (
     OutputOption,
     duration,
     hint,
+    how_it_ended,
     moment,
     number,
     print_fields,
@@ -222,7 +223,7 @@ def _follow_to_the_end(client: Client, whole_id: str) -> None:
     except KeyboardInterrupt:
         hint(f"The job goes on. To stop it: tunesmith cancel {whole_id}")
         raise typer.Exit(_EXIT_INTERRUPTED) from None
-    hint(_how_it_ended(ended))
+    hint(how_it_ended(ended))
     if ended["status"] == "succeeded":
         _suggest(whole_id, "download {}")
     _exit_by(ended)
@@ -231,12 +232,6 @@ def _follow_to_the_end(client: Client, whole_id: str) -> None:
 def _exit_by(job: Json) -> None:
     if job["status"] != "succeeded":
         raise typer.Exit(_EXIT_NOT_SUCCEEDED)
-
-
-def _how_it_ended(job: Json) -> str:
-    error = job.get("error") or {}
-    told = [f"{job['id']} {job['status']}", error.get("message"), error.get("remedy")]
-    return ": ".join(part for part in told if part)
 
 
 def _suggest(whole_id: str, *commands: str) -> None:

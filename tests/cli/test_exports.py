@@ -115,6 +115,6 @@ def test_what_fails_is_told_in_a_line(tunesmith: Tunesmith, desk: Desk) -> None:
     with working(desk.world, "failed"):
         done = tunesmith("export", desk.job.id, "--kind", "merged", "--wait")
     assert done.code == 1
-    assert "failed: it went wrong: mend it" in done.err
+    assert "failed: it went wrong mend it" in done.err
     wrong = tunesmith("export", desk.job.id, "--kind", "gguf", "--set", "dtype=float16")
     assert (wrong.code, 'dtype is no option of "gguf"' in wrong.err) == (1, True)

@@ -93,7 +93,7 @@ def test_a_failure_is_told_with_its_remedy(
     worker = end_next_job(served.world, RunOutcome.FAILED)
     result = tunesmith("submit", job_file, "--wait")
     worker.join()
-    assert "failed: it went wrong: mend it" in result.err
+    assert "failed: it went wrong mend it" in result.err
 
 
 def test_a_job_is_paused_resumed_and_stopped(
