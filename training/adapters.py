@@ -123,9 +123,7 @@ def subject_of(model: PreTrainedModel) -> Subject:
         tied=bool(model.config.get_text_config().tie_word_embeddings),
         quantized=getattr(model, "quantization_method", None) is not None,
         taken_names=taken_names(model.config),
-        barred_names=barred_names(
-            model.config, {_leaf(weight.module) for weight in weights if weight.kind in LINEAR}
-        ),
+        barred_names=barred_names(model.config, weights),
         in_parts=is_in_parts(model),
     )
 

@@ -62,8 +62,8 @@ def inspect_model(folder: Path) -> ModelFacts:
         raise _unusable(f"config.json cannot be used: {_first_line(error)}") from error
     text_config = config.get_text_config()
     weights = weights_of(_without_weights(config))
+    barred = barred_names(config, weights)
     linear = _leaf_names(w for w in weights if w.kind in LINEAR)
-    barred = barred_names(config, linear)
     return ModelFacts(
         architecture=(config.architectures or ["unknown"])[0],
         model_type=config.model_type,

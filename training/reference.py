@@ -37,7 +37,7 @@ class Reference:
         with evaluating(model), _ends(model) as is_end:
             self._plain = _loss_and_gradients(whole_totals, model, probe)
             self._ends_in_head = is_end()
-        self.idle = tuple(_trained(model).keys() - self._plain.keys())
+        self.idle = tuple(name for name in _trained(model) if name not in self._plain)
         self._allowed = _SAME if next(model.parameters()).dtype == torch.float32 else _SAME_ROUNDED
 
     def leanest_head(self) -> str | None:

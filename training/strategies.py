@@ -39,14 +39,12 @@ def strategy_arguments(config: TrainingConfig, crew: Crew, *, has_idle: bool) ->
             return {"fsdp": True, "fsdp_config": _fsdp(config)}
         case _:
             # Weights in 16 bits; DeepSpeed keeps float32 masters of those that are trained.
-            return (
-                on_cpu
-                | _known_company()
-                | {
-                    "deepspeed": deepspeed_config(config, crew.size),
-                    "bf16": config.model.dtype == "bfloat16",
-                }
-            )
+            return {
+                **on_cpu,
+                **_known_company(),
+                "deepspeed": deepspeed_config(config, crew.size),
+                "bf16": config.model.dtype == "bfloat16",
+            }
 
 
 def _known_company() -> dict[str, Any]:

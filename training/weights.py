@@ -14,6 +14,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from training.failures import invalid_spec
+from training.targets import LINEAR
 from training.weight_names import Kind, Weight
 
 
@@ -51,8 +52,9 @@ def taken_names(config: PreTrainedConfig) -> frozenset[str]:
     return frozenset(conversion._MOE_TARGET_MODULE_MAPPING.get(family, ()))
 
 
-def barred_names(config: PreTrainedConfig, names: Iterable[str]) -> frozenset[str]:
-    """Those of `names` that PEFT refuses to adapt in this architecture: it is asked about each."""
+def barred_names(config: PreTrainedConfig, weights: Iterable[Weight]) -> frozenset[str]:
+    """Names of linear layers that PEFT refuses to adapt in this architecture, asked about each."""
+    names = {weight.module.rpartition(".")[2] for weight in weights if weight.kind in LINEAR}
     return frozenset(name for name in names if _is_barred(config, name))
 
 

@@ -94,6 +94,7 @@ def _save(kind: type[PreTrainedModel], config: Any, folder: Path) -> Path:
     return folder
 
 
+EXPERTS = ["experts.gate_up_proj", "experts.down_proj"]
 MAKERS: Mapping[str, Callable[[Path], Path]] = {
     "gpt2": make_gpt2,
     "mamba": make_mamba,

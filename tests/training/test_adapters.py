@@ -10,6 +10,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from tests.training.adapting import (
+    EXPERTS,
     Folders,
     adapted_model,
     config_of,
@@ -22,7 +23,6 @@ from tests.training.runs import adapter, curve, prepare, train
 from training.events import Progress
 
 slow = pytest.mark.slow
-EXPERTS = ["experts.gate_up_proj", "experts.down_proj"]
 EVERYTHING = {
     "init_lora_weights": "pissa",
     "use_rslora": True,

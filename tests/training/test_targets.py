@@ -12,6 +12,7 @@ from peft.utils.other import EMBEDDING_LAYER_NAMES, get_pattern_key
 from pydantic import ValidationError
 
 from tests.training.adapting import (
+    EXPERTS,
     Folders,
     adapted_model,
     config_of,
@@ -25,18 +26,12 @@ from training.model import load_model
 from training.targets import TIED_NAMES, adapted, adapted_experts
 from training.weight_names import listed, pattern_matcher
 
-EXPERTS = ["experts.gate_up_proj", "experts.down_proj"]
-PATTERNS = {
-    "rank_pattern": {"q_proj": 2, r"layers\.1\..*down_proj": 8},
-    "alpha_pattern": {"v_proj": 3},
-}
-
 
 @pytest.mark.parametrize(
     ("name", "keys"),
     [
         ("llama", {}),
-        ("llama", {"target_modules": ["self_attn.q_proj", "down_proj"], **PATTERNS}),
+        ("llama", {"target_modules": ["self_attn.q_proj", "down_proj"]}),
         ("llama", {"layers_to_transform": [1], "modules_to_save": ["layers.1.mlp.up_proj"]}),
         ("llama", {"target_modules": ["q_proj"], "layers_to_transform": [0]}),
         ("gpt2", {}),
@@ -50,8 +45,6 @@ PATTERNS = {
 def test_what_gets_an_adapter_is_what_was_foreseen(
     folders: Folders, name: str, keys: dict[str, Any]
 ) -> None:
-    keys.pop("rank_pattern", None)
-    keys.pop("alpha_pattern", None)
     config = config_of(adapter={"r": 4, **keys})
     facts = inspect_model(folders[name])
     base = load_model(folders[name], config)
@@ -177,19 +170,14 @@ def test_experts_are_not_adapted_where_no_process_has_them_whole(folders: Folder
     facts = {name: inspect_model(folders[name]) for name in ("llama", "mixtral")}
     shared = {"strategy": "zero3", "num_processes": 2}
 
-    def found(name: str, *targets: str) -> list[str]:
-        adapter = {"target_modules": list(targets)} if targets else {}
-        return found_with(name, adapter)
-
-    def found_with(name: str, adapter: dict[str, Any]) -> list[str]:
-        return [
-            m.message for m in misfits(config_of(adapter=adapter, parallelism=shared), facts[name])
-        ]
+    def found(name: str, **adapter: Any) -> list[str]:
+        asked = config_of(adapter=adapter, parallelism=shared)
+        return [misfit.message for misfit in misfits(asked, facts[name])]
 
     (message,) = found("mixtral")
     assert "experts of this model as well, which needs whole weights" in message
-    assert found("mixtral", "q_proj") == found("llama") == []
-    assert found_with("mixtral", {"type": "none"}) == []
+    assert found("mixtral", target_modules=["q_proj"]) == found("llama") == []
+    assert found("mixtral", type="none") == []
 
 
 def test_facts_of_before_the_weights_were_noted_are_enough() -> None:
