@@ -2,7 +2,7 @@
 
 A URL is looked at when it is given, and its name is resolved and looked at before every request,
 which then goes to the very address that was looked at: a name that answers differently the next
-time leads nowhere. Whatever cannot be resolved is refused.
+time leads nowhere. Nothing is sent to a name that cannot be resolved.
 """
 
 import asyncio

@@ -1,11 +1,11 @@
 """Query parameters that several routes take."""
 
-import re
 from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Query, Request
 
+from api.routing import bracketed_key
 from jobs.errors import InvalidRequest
 
 After = Annotated[
@@ -49,11 +49,11 @@ def metadata_filter(request: Request) -> dict[str, str] | None:
     pairs: dict[str, str] = {}
     without = False
     for name, value in request.query_params.multi_items():
-        key = re.fullmatch(rf"{METADATA}\[([^\[\]]+)\]", name)
-        if key is not None and key[1] in pairs:
+        key = bracketed_key(METADATA, name)
+        if key in pairs:
             raise InvalidRequest(f"{name} is given twice; give it once", param=name)
         if key is not None:
-            pairs[key[1]] = value
+            pairs[key] = value
         elif name == METADATA:
             without = True
             if value != "null":

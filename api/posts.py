@@ -68,7 +68,8 @@ async def _posted(
     caller: Caller,
     idempotency_key: IdempotencyKey = None,
 ) -> AsyncIterator[Posted]:
-    body = await request.json() if await request.body() else None
+    # No body, `null` and `{}` ask for the same.
+    body = (await request.json() if await request.body() else None) or {}
     canonical = json.dumps([request.url.path, body], sort_keys=True, separators=(",", ":"))
     # OpenAI's clients send no key and count their tries.
     count = request.headers.get("x-stainless-retry-count", "")

@@ -49,6 +49,12 @@ class ApiRoute(APIRoute):
         return checked
 
 
+def bracketed_key(parameter: str, name: str) -> str | None:
+    """The `key` of a query parameter spelled `parameter[key]`, brackets of its own included."""
+    found = re.fullmatch(rf"{parameter}\[(.*)\]", name, re.DOTALL)
+    return None if found is None else found[1]
+
+
 def _refuse_unknown(request: Request, known: set[str], bracketed: str | None) -> None:
     if any("\0" in str(value) for value in request.path_params.values()):
         raise NotFound("there is nothing under a name with a NUL character")
@@ -57,8 +63,10 @@ def _refuse_unknown(request: Request, known: set[str], bracketed: str | None) ->
             raise InvalidRequest(
                 "the query holds a NUL character; remove it", param=key.replace("\0", "")
             )
-        inside = bracketed and re.fullmatch(rf"{bracketed}(\[[^\[\]]+\])?", key)
-        if key not in known and not inside:
+        is_bracketed = bracketed is not None and (
+            key == bracketed or bracketed_key(bracketed, key) is not None
+        )
+        if key not in known and not is_bracketed:
             accepted = ", ".join(sorted(known | ({f"{bracketed}[key]"} if bracketed else set())))
             raise InvalidRequest(
                 f"{key}: unknown query parameter; accepted here: {accepted or 'none'}",

@@ -13,17 +13,20 @@ from typing_extensions import is_typeddict
 
 from jobs.errors import InvalidRequest
 from training.json_lines import shown
+from training.section import CONFLICT
 
 _MAX_OTHERS = 5
 _SHOULD = " should "
+_BY_PYDANTIC = " after validation"
+"""Of lists and objects; nobody who sends one knows of a time before."""
 _OBJECT_EXPECTED = frozenset({"model_type", "model_attributes_type", "dict_type"})
 _CODES = {
     "missing": "missing_field",
     "extra_forbidden": "unknown_key",
     "refused_key": "unsupported_key",
 }
-_WORDS_ONLY = frozenset({"refused_key", "spelled_twice"})
-"""Of `training.spellings`; the value, which may be a secret, is not shown."""
+_WORDS_ONLY = frozenset({"refused_key", "spelled_twice", CONFLICT})
+"""Whose words tell what is to be known of the value, which may be a secret and is not shown."""
 
 Complaint = Mapping[str, Any]
 Model = TypeVar("Model", bound=BaseModel)
@@ -84,7 +87,7 @@ def _sentence(field: str, complaints: Sequence[Complaint], model: object) -> str
     if first["type"] == "extra_forbidden":
         accepted = ", ".join(_known_keys(model, field.split(".")[:-1])) or "none"
         return f"{subject}: unknown key; the accepted keys here are {accepted}"
-    if first["type"] == "value_error" or _SHOULD not in first["msg"]:
+    if first["type"] in {"value_error", CONFLICT} or _SHOULD not in first["msg"]:
         words = first["msg"].removeprefix("Value error, ")
         return f"{subject}: {words}{_value(first, '; got ')}"
     expected = dict.fromkeys(_expected(c) for c in complaints if _SHOULD in c["msg"])
@@ -96,7 +99,7 @@ def _expected(complaint: Complaint) -> str:
     if complaint["type"] in _OBJECT_EXPECTED:
         return "be a JSON object"
     message: str = complaint["msg"]
-    return message.partition(_SHOULD)[2]
+    return message.partition(_SHOULD)[2].replace(_BY_PYDANTIC, "")
 
 
 def _value(complaint: Complaint, lead: str) -> str:

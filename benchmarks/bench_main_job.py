@@ -82,12 +82,12 @@ def ok(reply: httpx.Response) -> dict[str, Any]:
     return body
 
 
-def wait_until(holds: Callable[[], object]) -> None:
+def wait_until(holds: Callable[[], object], *, look_seconds: float = _LOOK_SECONDS) -> None:
     deadline = time.monotonic() + _PATIENCE_SECONDS
     while not holds():
         if time.monotonic() > deadline:
             raise TimeoutError("the service did not come so far")
-        time.sleep(_LOOK_SECONDS)
+        time.sleep(look_seconds)
 
 
 def main() -> int:

@@ -29,6 +29,10 @@ from jobs.models import Run
 from training.events import Event, Metrics, Progress, read_events
 from training.handover import READY
 
+_LOOK_SECONDS = 0.1
+"""Events tell their own times; to look more often takes processor time from what is measured."""
+_QUIET_SECONDS = 2
+"""Before each job, so that what the one before left to do is not part of it."""
 _LOAD = """
 import sys, time
 from training.libraries import load_ahead
@@ -63,7 +67,7 @@ def run_job(client: httpx.Client, data: Path, body: dict[str, Any]) -> Way:
     """A job from its post to its end; what it wrote is read while it is there."""
     job_id = ok(client.post("/v1/fine_tuning/jobs", json=body))["id"]
     events: list[Event] = []
-    wait_until(lambda: _has_stepped(data, events))
+    wait_until(lambda: _has_stepped(data, events), look_seconds=_LOOK_SECONDS)
     path = f"/v1/fine_tuning/jobs/{job_id}"
     wait_until(lambda: ok(client.get(path))["status"] == "succeeded")
     wait_until(lambda: all(run["ended_at"] for run in ok(client.get(f"{path}/runs"))["data"]))
@@ -142,8 +146,9 @@ def main() -> int:
             cold, warm = [], []
             for _ in range(arguments.jobs):
                 memory = wait_for_standby(warms)
-                time.sleep(1)
+                time.sleep(_QUIET_SECONDS)
                 cold.append(run_job(cold_client, colds, bodies[0]))
+                time.sleep(_QUIET_SECONDS)
                 warm.append(run_job(warm_client, warms, bodies[1]))
         load = statistics.median(load_seconds(model) for _ in range(arguments.jobs))
     _print(cold, warm, load, memory)

@@ -4,10 +4,9 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from benchmarks.packed_rows import blocks_of
+from benchmarks.packed_rows import attending_by_document, blocks_of
 from benchmarks.training_task import Clock, Figures, Task, run_engine
-from training.attention import BY_DOCUMENT
-from training.collation import FlatCollator
+from training.collation import on_device
 from training.fused_lora import fuse_lora
 from training.loss import HEADS
 from training.sampling import EpochShuffle
@@ -17,11 +16,10 @@ def train(task: Task) -> Figures:
     model, blocks = task.adapted(), blocks_of(task)
     base = model.get_base_model()
     assert isinstance(base, PreTrainedModel)
-    base.set_attn_implementation(BY_DOCUMENT)
+    collate, head = attending_by_document(base), HEADS["streamed"]
     if task.recipe.checkpointing:
         base.gradient_checkpointing_enable({"use_reentrant": False})
     fuse_lora(model)
-    collate, head = FlatCollator(), HEADS["streamed"]
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, task.recipe.learning_rate, weight_decay=0.0)
     order = list(EpochShuffle(len(blocks), task.seed))
@@ -29,7 +27,8 @@ def train(task: Task) -> Figures:
     clock = Clock()
     clock.on_train_begin()
     for start in range(0, len(order), task.batch_size):
-        batch = collate([blocks[i] for i in order[start : start + task.batch_size]])
+        rows = [blocks[i] for i in order[start : start + task.batch_size]]
+        batch = on_device(collate(rows), model.device)
         (head(model, batch).loss_sum / len(batch["targets"])).backward()
         nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()

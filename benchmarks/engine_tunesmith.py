@@ -5,10 +5,8 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
-from benchmarks.packed_rows import documents_of
+from benchmarks.packed_rows import attending_by_document, documents_of
 from benchmarks.training_task import NUM_COMPARED, Clock, Figures, Task, run_engine
-from training.attention import BY_DOCUMENT
-from training.collation import FlatCollator
 from training.events import EventWriter, Phase, Progress
 from training.libraries import load_libraries
 from training.loss import HEADS
@@ -37,7 +35,8 @@ class _Timed(Reporter):
 
 def train(task: Task) -> Figures:
     load_libraries()
-    losses = _losses(task)
+    # On a GPU, where the peak of memory counts, there is one model only.
+    losses = [] if torch.cuda.is_available() else _losses(task)
     directory, clock = RunDirectory(Path(task.folder)), Clock()
     reporter = _Timed(EventWriter(directory.events_file), clock)
     finished = run(directory, directory.read_spec(), None, reporter, StopSignal(directory))
@@ -50,8 +49,8 @@ def _losses(task: Task) -> list[float]:
     model = task.adapted().eval()
     base = model.get_base_model()
     assert isinstance(base, PreTrainedModel)
-    base.set_attn_implementation(BY_DOCUMENT)
-    batches = [FlatCollator()([document]) for document in documents_of(task)[:NUM_COMPARED]]
+    collate = attending_by_document(base)
+    batches = [collate([document]) for document in documents_of(task)[:NUM_COMPARED]]
     sums = [HEADS["streamed"](model, batch).loss_sum for batch in batches]
     return [
         float(loss_sum) / len(batch["targets"])

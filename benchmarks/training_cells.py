@@ -88,6 +88,8 @@ def write_llama(folder: Path, dtype: torch.dtype, **shape: float) -> Path:
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    del model
+    torch.cuda.empty_cache()  # the GPU is for the processes that train
     return folder
 
 

@@ -29,6 +29,7 @@ def find_connection() -> Connection:
         CliError: Neither says where the server is, or which key to use.
     """
     url = (os.environ.get("TUNESMITH_URL") or _local_url()).rstrip("/")
+    url = url.removesuffix("/v1")  # as OpenAI's clients are given it
     key = os.environ.get("TUNESMITH_API_KEY") or _local_key(url)
     return Connection(url, key)
 

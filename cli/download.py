@@ -5,7 +5,10 @@ part of another file is never continued.
 """
 
 import hashlib
+import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -38,17 +41,42 @@ def download_folder(client: Client, path: str, params: dict[str, str], folder: P
     Raises:
         CliError: `folder` holds something, the server refused, or the hash is another.
     """
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise CliError(f"{folder} is there and not empty: remove it, or choose another -o")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    archive = folder.with_name(f"{folder.name}.zip")
-    remote = fetch(client, path, params, archive)
-    with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
-        unpacked = Path(temporary) / folder.name
-        _unpack(archive, unpacked)
-        unpacked.replace(folder)
-    archive.unlink()
-    return remote
+    with _writing(folder):
+        if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+            raise CliError(f"{folder} is there and not empty: remove it, or choose another -o")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder = folder.resolve()  # "." has no name
+        remote = _look(client, path, params)
+        archive = _bring(client, remote, folder)
+        with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
+            unpacked = Path(temporary) / folder.name
+            _unpack(archive, unpacked)
+            _appear(unpacked, folder)
+        archive.unlink()
+        return remote
+
+
+def download_file(client: Client, path: str, params: dict[str, str], target: Path) -> Remote:
+    """Fetch the file at `path` as `target`, and check it.
+
+    Raises:
+        CliError: `target` is there, the server refused, or the hash is another.
+    """
+    with _writing(target):
+        if target.exists():
+            raise CliError(f"{target} is there: remove it, or choose another -o")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return fetch(client, path, params, target)
+
+
+@contextmanager
+def _writing(target: Path) -> Iterator[None]:
+    """Whatever keeps `target` from being written is one line."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise CliError(f"cannot write {target}: {reason}; choose another -o") from None
 
 
 def _unpack(archive: Path, folder: Path) -> None:
@@ -59,9 +87,24 @@ def _unpack(archive: Path, folder: Path) -> None:
         raise CliError(f"{archive} is not an archive: {error}") from None
 
 
+def _appear(unpacked: Path, folder: Path) -> None:
+    """An empty folder is filled, not replaced: a shell may stand in it."""
+    if not folder.exists():
+        unpacked.replace(folder)
+        return
+    for member in unpacked.iterdir():
+        shutil.move(member, folder)
+
+
 def fetch(client: Client, path: str, params: dict[str, str], target: Path) -> Remote:
     """Bring the file at `path` to `target`, going on with a part that is there."""
     remote = _look(client, path, params)
+    _bring(client, remote, target).replace(target)
+    return remote
+
+
+def _bring(client: Client, remote: Remote, target: Path) -> Path:
+    """The whole file, checked, under the name of its part beside `target`."""
     part = target.with_name(f".{target.name}.{remote.sha256[:12]}.part")
     for attempt in range(_ATTEMPTS):
         try:
@@ -72,8 +115,7 @@ def fetch(client: Client, path: str, params: dict[str, str], target: Path) -> Re
                 raise
             time.sleep(min(8.0, 0.5 * 2**attempt))
     _verify(part, remote)
-    part.replace(target)
-    return remote
+    return part
 
 
 def _look(client: Client, path: str, params: dict[str, str]) -> Remote:

@@ -31,15 +31,22 @@ def file_id(client: Client, typed: str) -> str:
 def key_id(client: Client, typed: str) -> str:
     """As `job_id`, of an API key, which may also be named."""
     keys = client.get("/api_keys")["data"]
-    named = [key for key in keys if key["name"] == typed]
-    return str(named[0]["id"]) if len(named) == 1 else _match(typed, keys, "API key")
+    named = [str(key["id"]) for key in keys if key["name"] == typed]
+    if len(named) > 1:
+        raise CliError(f"{typed!r} names {len(named)} API keys: {_listed(named)}")
+    return named[0] if named else _match(typed, keys, "API key")
 
 
 def checkpoint_id(checkpoints: Iterable[Json], typed: str) -> str:
     """As `job_id`, of a checkpoint, which may also be given by its step."""
     found = list(checkpoints)  # newest first: of a step saved twice, the newer one
     at_step = [c["id"] for c in found if str(c["step_number"]) == typed]
-    return str(at_step[0]) if at_step else _match(typed, found, "checkpoint")
+    if at_step:
+        return str(at_step[0])
+    if typed.isdigit() and not any(_begins(c["id"], typed) for c in found):
+        steps = ", ".join(str(c["step_number"]) for c in found) or "none yet"
+        raise CliError(f"there is no checkpoint of step {typed}; there are {steps}")
+    return _match(typed, found, "checkpoint")
 
 
 def _is_whole(typed: str, prefix: str) -> bool:
@@ -53,9 +60,12 @@ def _match(typed: str, things: Iterable[Json], noun: str) -> str:
     if not ids:
         raise CliError(f"no {noun} has an id that begins with {typed!r}")
     if len(ids) > 1:
-        listed = ", ".join(ids[:_MOST_LISTED]) + (", …" if len(ids) > _MOST_LISTED else "")
-        raise CliError(f"{typed!r} begins the ids of {len(ids)} {noun}s: {listed}")
+        raise CliError(f"{typed!r} begins the ids of {len(ids)} {noun}s: {_listed(ids)}")
     return str(ids[0])
+
+
+def _listed(ids: list[str]) -> str:
+    return ", ".join(ids[:_MOST_LISTED]) + (", …" if len(ids) > _MOST_LISTED else "")
 
 
 def _begins(whole: str, typed: str) -> bool:

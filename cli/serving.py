@@ -37,7 +37,8 @@ def serve(host: str, port: int) -> None:
         port: TCP port; 0 takes a free one.
 
     Raises:
-        CliError: The address or the data folder is in use, or the API could not start.
+        CliError: The address or the data folder is in use or cannot be used, or the API could
+            not start.
     """
     settings = read_settings()
     with ExitStack() as stack:
@@ -123,10 +124,19 @@ def _drain(worker: WorkerProcess, stop: _Stop, settings: Settings) -> None:
 @contextmanager
 def _only_server(settings: Settings) -> Iterator[None]:
     """Hold the data folder: two servers on one would run two workers under one name."""
-    settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with (settings.data_dir / "serve.lock").open("a+") as file:
+    with _lock_file(settings.data_dir) as file:
         _lock(file, settings.data_dir)
         yield
+
+
+def _lock_file(folder: Path) -> IO[str]:
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return (folder / "serve.lock").open("a+")
+    except OSError as error:
+        raise CliError(
+            f"cannot use the data folder {folder}: {error.strerror}; choose another --data-dir"
+        ) from None
 
 
 def _lock(file: IO[str], folder: Path) -> None:
@@ -143,6 +153,8 @@ def _listener(host: str, port: int) -> Iterator[socket.socket]:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((host, port))
+        except OverflowError:
+            raise CliError(f"--port must be 0 to 65535, but is {port}") from None
         except OSError as error:
             raise CliError(
                 f"cannot listen on {host}:{port}: {error.strerror}; choose another --port"

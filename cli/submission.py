@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cli.client import Client, Json
-from cli.errors import CliError
+from cli.errors import CliError, ServerAwayError
 from cli.progress import transfer
 from cli.render import hint, size
 
@@ -35,17 +35,23 @@ def read_job_file(path: Path) -> Json:
     return body
 
 
-def with_uploads(client: Client, body: Json, folder: Path) -> Json:
-    """`body` with every local data file uploaded and replaced by its id.
+def post_job(client: Client, path: str, body: Json, folder: Path) -> Json:
+    """The job that the server makes of `body`, whose local data files are uploaded first.
+
+    If it is refused, they are deleted again; not so if the reply is lost, since the job may be
+    there.
 
     Raises:
-        CliError: A file has bad rows, or the server refused it.
+        CliError: A file has bad rows, or the server refused it or the job.
     """
-    uploaded = {key: _id_of(client, body[key], folder) for key in _SINGLE_FILES if key in body}
-    entries = body.get("training_files")
-    if isinstance(entries, list):
-        uploaded["training_files"] = [_with_id(client, entry, folder) for entry in entries]
-    return {**body, **uploaded}
+    uploads = _Uploads(client, folder)
+    try:
+        return client.post(path, uploads.named_in(body))
+    except ServerAwayError:
+        raise
+    except CliError:
+        uploads.take_back()
+        raise
 
 
 def upload(client: Client, path: Path, purpose: str = "fine-tune") -> Json:
@@ -68,18 +74,44 @@ def upload(client: Client, path: Path, purpose: str = "fine-tune") -> Json:
     return file
 
 
-def _with_id(client: Client, entry: Any, folder: Path) -> Any:  # noqa: ANN401 - the user's JSON
-    if not isinstance(entry, dict) or "file" not in entry:
-        return entry
-    return {**entry, "file": _id_of(client, entry["file"], folder)}
+class _Uploads:
+    """The data files that are sent for one job."""
 
+    def __init__(self, client: Client, folder: Path) -> None:
+        self._client = client
+        self._folder = folder
+        self._sent: list[Json] = []
 
-def _id_of(client: Client, value: Any, folder: Path) -> Any:  # noqa: ANN401 - the user's JSON
-    if not isinstance(value, str) or not value:
+    def named_in(self, body: Json) -> Json:
+        """`body` with every local data file uploaded and replaced by its id."""
+        uploaded = {key: self._id_of(body[key]) for key in _SINGLE_FILES if key in body}
+        entries = body.get("training_files")
+        if isinstance(entries, list):
+            uploaded["training_files"] = [self._with_id(entry) for entry in entries]
+        return {**body, **uploaded}
+
+    def take_back(self) -> None:
+        """Delete what was sent; what cannot be deleted is told."""
+        for file in self._sent:
+            try:
+                self._client.delete(f"/files/{file['id']}")
+            except CliError as error:
+                hint(f"{file['filename']} stays on the server as {file['id']}: {error}")
+            else:
+                hint(f"Deleted {file['filename']} ({file['id']}) again")
+
+    def _with_id(self, entry: Any) -> Any:  # noqa: ANN401 - the user's JSON
+        if not isinstance(entry, dict) or "file" not in entry:
+            return entry
+        return {**entry, "file": self._id_of(entry["file"])}
+
+    def _id_of(self, value: Any) -> Any:  # noqa: ANN401 - the user's JSON
+        if not isinstance(value, str) or not value:
+            return value
+        path = self._folder / value
+        if path.is_file():
+            self._sent.append(upload(self._client, path))
+            return self._sent[-1]["id"]
+        if not value.startswith("file-"):
+            raise CliError(f"{value!r} is neither a file id nor a file: {path} does not exist")
         return value
-    path = folder / value
-    if path.is_file():
-        return upload(client, path)["id"]
-    if not value.startswith("file-"):
-        raise CliError(f"{value!r} is neither a file id nor a file: {path} does not exist")
-    return value

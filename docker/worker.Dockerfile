@@ -10,7 +10,8 @@ WORKDIR /app
 COPY pyproject.toml constraints.txt README.md ./
 RUN pip install --no-cache-dir --no-deps ${TORCH_INDEX_URL:+--index-url $TORCH_INDEX_URL} \
     "$(grep '^torch==' constraints.txt)"
-RUN pip install --no-cache-dir --constraint constraints.txt setuptools wheel ninja \
+# torch for GPUs cannot be imported, as DeepSpeed's build does, without the libraries it needs.
+RUN pip install --no-cache-dir --constraint constraints.txt torch setuptools wheel ninja \
     && DS_BUILD_OPS=0 pip install --no-cache-dir --constraint constraints.txt \
     --no-build-isolation deepspeed
 COPY api ./api

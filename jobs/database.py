@@ -130,6 +130,16 @@ _LOCK_ALONE = select(func.pg_advisory_xact_lock(_NUMBER))
 _LOCK_SHARED = select(func.pg_advisory_xact_lock_shared(_NUMBER))
 
 
+def keep_log(connection: Connection) -> None:
+    """Have SQLite write ahead into a log, which its file remembers.
+
+    Done before others come: whoever switches does not wait for another one, but fails.
+    """
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+        connection.commit()
+
+
 def lock_for_migration(connection: Connection) -> None:
     """Let one process at a time migrate; the next one finds nothing left to do."""
     if connection.dialect.name == "postgresql":
@@ -196,7 +206,6 @@ def _sqlite_engine(url: str) -> Engine:
 def _prepare_sqlite(connection: Any, _record: object) -> None:  # noqa: ANN401 - a DBAPI connection
     connection.isolation_level = None  # transactions are begun by us, below
     for pragma in (
-        "journal_mode=WAL",
         "synchronous=FULL",
         "foreign_keys=ON",
         f"wal_autocheckpoint={_CHECKPOINT_PAGES}",

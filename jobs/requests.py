@@ -16,10 +16,11 @@ from pydantic import (
 )
 
 from training.config import TrainingConfig
+from training.data_config import Weight
 from training.export_config import ExportConfig
 from training.integration_config import MlflowConfig, WandbConfig
 from training.parallelism_config import MAX_PROCESSES
-from training.section import Section, Text
+from training.section import PLAIN, Section, Text
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,95}$")]
 """A name in the catalogue; a `:` would break the names of tuned models."""
@@ -32,10 +33,10 @@ EXPIRY_SECONDS = 3_600, 2_592_000
 
 
 class TrainingFile(Section):
-    """One of several training files, drawn from in proportion to its weight."""
+    """One of several training files, and how often an epoch holds each of its rows."""
 
     file: Text
-    weight: PositiveFloat = 1.0
+    weight: Weight = 1.0
 
 
 class Resources(Section):
@@ -119,8 +120,8 @@ class JobRequest(Section):
     metadata: (
         Annotated[
             dict[
-                Annotated[Text, Field(max_length=64)],
-                Annotated[Text, Field(max_length=512)],
+                Annotated[str, Field(max_length=64), PLAIN],
+                Annotated[str, Field(max_length=512), PLAIN],
             ],
             Field(max_length=16),
         ]
@@ -236,7 +237,7 @@ class UploadRequest(Section):
 
     bytes: PositiveInt = Field(description="Of the whole file.")
     filename: Text
-    mime_type: Annotated[Text, Field(min_length=1, max_length=255)]
+    mime_type: Annotated[str, Field(min_length=1, max_length=255), PLAIN]
     purpose: Purpose
     expires_after: ExpiresAfter | None = None
 

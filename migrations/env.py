@@ -3,7 +3,7 @@
 from alembic import context
 from sqlalchemy import create_engine, pool
 
-from jobs.database import lock_for_migration
+from jobs.database import keep_log, lock_for_migration
 from jobs.models import Base
 from jobs.settings import read_settings
 
@@ -12,6 +12,7 @@ def run() -> None:
     url = context.config.get_main_option("sqlalchemy.url") or read_settings().resolved_database_url
     engine = create_engine(url, poolclass=pool.NullPool)
     with engine.connect() as connection:
+        keep_log(connection)
         context.configure(
             connection=connection,
             target_metadata=Base.metadata,

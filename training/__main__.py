@@ -223,6 +223,9 @@ def _inspect(options: argparse.Namespace) -> int:
 
     try:
         facts = inspect_model(options.model).model_dump_json(indent=2)
+        from training.model import read_tokenizer  # noqa: PLC0415 - as does this
+
+        read_tokenizer(options.model)
         if options.output:
             write_atomically(options.output, facts.encode())
         else:

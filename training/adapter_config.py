@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
 from pydantic import (
     AfterValidator,
@@ -10,10 +10,9 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
-    model_validator,
 )
 
-from training.section import Section, Text
+from training.section import PLAIN, Conflict, Section, Text
 from training.weight_names import pattern_matcher
 
 _PLAIN_STARTS = (True, "gaussian", "orthogonal")
@@ -43,7 +42,8 @@ def _pattern(key: str) -> str:
 
 Initialization = Annotated[bool | Text, AfterValidator(_initialization)]
 Rank = Annotated[PositiveInt, Field(le=4096)]
-Pattern = Annotated[Text, Field(min_length=1, max_length=256), AfterValidator(_pattern)]
+Alpha = Annotated[float, Field(ge=1e-6, le=1e6)]
+Pattern = Annotated[str, Field(min_length=1, max_length=256), PLAIN, AfterValidator(_pattern)]
 
 
 class AdapterConfig(Section):
@@ -51,7 +51,7 @@ class AdapterConfig(Section):
 
     type: Literal["lora", "none"] = "lora"
     r: Rank = 16
-    lora_alpha: PositiveFloat = 32
+    lora_alpha: Alpha = 32
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     use_rslora: bool = Field(
         False, description="Scaled by lora_alpha / sqrt(r) instead of lora_alpha / r."
@@ -73,32 +73,11 @@ class AdapterConfig(Section):
     rank_pattern: dict[Pattern, Rank] = Field(
         default={}, description="Other ranks, by the name of the module as an expression."
     )
-    alpha_pattern: dict[Pattern, PositiveFloat] = Field(
+    alpha_pattern: dict[Pattern, Alpha] = Field(
         default={}, description="Other alphas, by the name of the module as an expression."
     )
     fan_in_fan_out: bool | None = Field(None, description="None: as the model stores its weights.")
     modules_to_save: list[Text] = Field(default=[])
-
-    @model_validator(mode="after")
-    def _no_lora_key_without_lora(self) -> Self:
-        # Compared with the defaults, so that a configuration can be written out and read again.
-        unused = sorted(
-            name
-            for name in self.model_fields_set - {"type"}
-            if getattr(self, name) != type(self).model_fields[name].default
-        )
-        if self.type == "none" and unused:
-            raise ValueError(
-                f'type "none" trains every weight and has no {", ".join(unused)}: '
-                'remove them, or set type to "lora"'
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _keys_fit_each_other(self) -> Self:
-        for conflict in self._conflicts():
-            raise ValueError(conflict)
-        return self
 
     @property
     def decomposes(self) -> bool:
@@ -120,18 +99,42 @@ class AdapterConfig(Section):
         fitting = (r for key, r in self.rank_pattern.items() if pattern_matcher(key)(module))
         return next(fitting, self.r)
 
-    def _conflicts(self) -> Iterator[str]:
+    def _conflicts(self) -> Iterator[Conflict]:
+        if self.type == "none" and (unused := sorted({*self.changed()} - {"type"})):
+            yield Conflict(
+                unused[0],
+                f'type "none" trains every weight and has no {", ".join(unused)}: '
+                'remove them, or set type to "lora"',
+            )
         if not self.target_modules and not self.target_parameters:
-            yield (
+            yield Conflict(
+                "target_modules",
                 "target_modules names nothing: name modules, leave it out for all linear layers, "
-                "or name target_parameters"
+                "or name target_parameters",
             )
         if self.init_lora_weights == "orthogonal" and (odd := [r for r in self.ranks if r % 2]):
-            yield f'init_lora_weights "orthogonal" needs even ranks, and {odd[0]} is odd'
+            yield Conflict(
+                "init_lora_weights",
+                f'init_lora_weights "orthogonal" needs even ranks, and {odd[0]} is odd: '
+                "choose an even rank, or init_lora_weights true",
+            )
         if self.init_lora_weights == "mica" and self.use_dora:
-            yield 'init_lora_weights "mica" freezes lora_B, which use_dora cannot do with'
+            yield Conflict(
+                "use_dora",
+                'init_lora_weights "mica" freezes lora_B, which use_dora cannot do with: '
+                "leave one of them out",
+            )
+        if self.init_lora_weights == "mica" and self.loraplus_lr_ratio is not None:
+            yield Conflict(
+                "loraplus_lr_ratio",
+                'init_lora_weights "mica" freezes lora_B, whose rate loraplus_lr_ratio sets: '
+                "leave one of them out",
+            )
         for asked in self.not_for_parameters() if self.target_parameters else ():
-            yield f"target_parameters does not go with {asked}: leave one of them out"
+            yield Conflict(
+                "target_parameters",
+                f"target_parameters does not go with {asked}: leave one of them out",
+            )
 
     def not_for_parameters(self) -> list[str]:
         """What is asked for that PEFT cannot do with weights that are no layers."""

@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 
 from training.adapter_config import AdapterConfig
 from training.added_tokens import Vocabulary, make_room
-from training.failures import invalid_spec
+from training.failures import unfit
 from training.packages import left_out
 from training.starting_points import begin, begin_as
 from training.targets import (
@@ -74,11 +74,7 @@ def add_lora(model: PreTrainedModel, config: AdapterConfig, origin: Origin) -> P
     """
     subject = subject_of(model)
     for misfit in target_misfits(config, subject):
-        raise invalid_spec(
-            f"{misfit.message[0].upper()}{misfit.message[1:]}.",
-            param=misfit.param,
-            remedy=f"Change {misfit.param}, or leave it out.",
-        )
+        raise unfit(misfit)
     if names := skipped_layers(config, subject):
         log.warning(
             "PEFT cannot adapt these layers of a quantised model of this architecture, which are "
@@ -125,6 +121,7 @@ def subject_of(model: PreTrainedModel) -> Subject:
         taken_names=taken_names(model.config),
         barred_names=barred_names(model.config, weights),
         in_parts=is_in_parts(model),
+        has_encoder=bool(model.config.is_encoder_decoder),
     )
 
 
@@ -200,6 +197,8 @@ def _rows_to_train(
     head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     is_tied = head is not None and head.weight is embeddings.weight
     wanted = {embeddings} if head is None or is_tied else {embeddings, head}
+    if lora.ensure_weight_tying:
+        return None  # the weight that both share is saved whole
     names = [name for name, module in model.named_modules() if module in wanted]
     rows = {n: list(new_ids) for n in names if n not in (lora.modules_to_save or ())}
     return rows if rows and new_ids else None

@@ -9,6 +9,7 @@ Shapes: H heads, T tokens of all documents, L of one, D size of a head.
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -79,6 +80,17 @@ def mask_by_document(
 def can_attend_by_document(model: PreTrainedModel) -> bool:
     """Whether the model calls whatever attention is registered, and uses sdpa."""
     return model.config._attn_implementation == "sdpa" and model._can_set_attn_implementation()
+
+
+def is_flash(model: PreTrainedModel) -> bool:
+    return str(model.config._attn_implementation).startswith("flash_attention")
+
+
+def in_16_bits(model: PreTrainedModel, dtype: torch.dtype) -> AbstractContextManager[object]:
+    """A block in which float32 weights compute in `dtype`, if their attention knows no float32."""
+    if not is_flash(model) or model.dtype != torch.float32:
+        return nullcontext()
+    return torch.autocast(model.device.type, dtype)
 
 
 def _is_causal(sees: MaskFunction, num_tokens: int, device: torch.device) -> bool:

@@ -22,6 +22,7 @@ from training.encoding import Encoder
 from training.evaluating import evaluating
 from training.events import Progress, Sample
 from training.failures import RunError
+from training.inspection import context_length
 from training.ledger import Ledger
 
 _RECENT_STEPS = 20
@@ -128,7 +129,10 @@ class Flow(TrainerCallback):
 
 
 class Sampling:
-    """Answers the sample prompts, greedily, so that no random number is drawn."""
+    """Answers the sample prompts, greedily, so that no random number is drawn.
+
+    Of a prompt that is longer than the model's context, the end is answered.
+    """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, encoder: Encoder) -> None:
         self._tokenizer = tokenizer
@@ -146,7 +150,11 @@ class Sampling:
 
     @torch.no_grad()
     def _complete(self, model: Trainable, prompt: str, max_new_tokens: int) -> str:
-        ids_1T = torch.tensor([self._encoder.prompt_ids(prompt)], device=model.device)
+        context = context_length(model.config.get_text_config())
+        given = self._encoder.prompt_ids(prompt)[1 - context :] or [self._tokenizer.eos_token_id]
+        # A decoder of its own begins with a token that stands for the beginning of an answer.
+        num_before = 1 if model.config.is_encoder_decoder else len(given)
+        ids_1T = torch.tensor([given], device=model.device)
         generate = cast("Callable[..., Tensor]", model.generate)
         answer_1T = generate(
             input_ids=ids_1T,
@@ -155,14 +163,12 @@ class Sampling:
             temperature=None,
             top_p=None,
             top_k=None,
-            max_new_tokens=max_new_tokens,
+            max_new_tokens=min(max_new_tokens, context - num_before),
             eos_token_id=sorted(self._encoder.stop_ids),
             pad_token_id=self._tokenizer.pad_token_id,
             use_cache=True,
         )
-        # A decoder of its own begins with a token that stands for the beginning of an answer.
-        num_given = 1 if model.config.is_encoder_decoder else ids_1T.shape[1]
-        new_ids_T = answer_1T[0, num_given:]
+        new_ids_T = answer_1T[0, num_before:]
         return str(self._tokenizer.decode(new_ids_T, skip_special_tokens=True))
 
 

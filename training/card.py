@@ -45,7 +45,8 @@ class Card:
 
     def _header(self) -> str:
         tags = ["tunesmith", "lora", "sft"] if self._is_adapter else ["tunesmith", "sft"]
-        return front_matter(self.base_model, "peft" if self._is_adapter else "transformers", tags)
+        library = "peft" if self._is_adapter else "transformers"
+        return front_matter(self.base_model, library, tags, has_encoder=self.has_encoder)
 
     def _body(self) -> str:
         return (
@@ -75,35 +76,42 @@ class Card:
         return "\n".join(["| metric | last value |", "|---|---|", *rows])
 
     def _usage(self) -> str:
-        loader = "AutoModelForSeq2SeqLM" if self.has_encoder else "AutoModelForCausalLM"
-        if not self._is_adapter:
-            return (
-                f"from transformers import {loader}, AutoTokenizer\n\n"
-                "tokenizer = AutoTokenizer.from_pretrained(FOLDER)\n"
-                f"model = {loader}.from_pretrained(FOLDER)"
-            )
-        return (
-            "from peft import PeftModel\n"
-            f"from transformers import {loader}, AutoTokenizer\n\n"
-            "tokenizer = AutoTokenizer.from_pretrained(FOLDER)\n"
-            f"base = {loader}.from_pretrained(BASE_MODEL_FOLDER)\n"
-            f"{_ROOM if self._adds_tokens else ''}"
-            "model = PeftModel.from_pretrained(base, FOLDER)"
-        )
-
-    @property
-    def _adds_tokens(self) -> bool:
-        return bool(self.config.model.add_tokens or self.config.model.add_special_tokens)
+        return usage(self.config, is_adapter=self._is_adapter, has_encoder=self.has_encoder)
 
     def _configuration(self) -> str:
         return shown(self.config)
 
 
-def front_matter(base_model: str, library: str, tags: list[str]) -> str:
+def front_matter(base_model: str, library: str, tags: list[str], *, has_encoder: bool) -> str:
     """What a hub reads of a card; JSON strings are YAML strings, whatever a name holds."""
+    task = "text2text-generation" if has_encoder else "text-generation"
     return (
         f"---\nbase_model: {json.dumps(base_model)}\nlibrary_name: {library}\n"
-        f"pipeline_tag: text-generation\ntags: {json.dumps(tags)}\n---\n"
+        f"pipeline_tag: {task}\ntags: {json.dumps(tags)}\n---\n"
+    )
+
+
+def loader_of(*, has_encoder: bool) -> str:
+    """The class of transformers that loads a whole model."""
+    return "AutoModelForSeq2SeqLM" if has_encoder else "AutoModelForCausalLM"
+
+
+def usage(config: TrainingConfig, *, is_adapter: bool, has_encoder: bool) -> str:
+    """How what a folder holds is loaded, in Python."""
+    loader = loader_of(has_encoder=has_encoder)
+    if not is_adapter:
+        return (
+            f"from transformers import {loader}, AutoTokenizer\n\n"
+            "tokenizer = AutoTokenizer.from_pretrained(FOLDER)\n"
+            f"model = {loader}.from_pretrained(FOLDER)"
+        )
+    return (
+        "from peft import PeftModel\n"
+        f"from transformers import {loader}, AutoTokenizer\n\n"
+        "tokenizer = AutoTokenizer.from_pretrained(FOLDER)\n"
+        f"base = {loader}.from_pretrained(BASE_MODEL_FOLDER)\n"
+        f"{_ROOM if config.model.adds_tokens else ''}"
+        "model = PeftModel.from_pretrained(base, FOLDER)"
     )
 
 

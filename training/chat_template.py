@@ -67,9 +67,25 @@ class CompiledTemplate:
             )
         except _MISTAKES as error:
             raise TemplateError(f"the chat template fails: {error}") from error
-        return text, list(marks)
+        num_answers = sum(turn["role"] == "assistant" for turn in turns)
+        return text, _joined(marks) if len(marks) > num_answers else list(marks)
 
     def _written(self, variables: dict[str, Any]) -> str:
         """As `Template.render`, without merging the same globals into every context."""
-        context = self._compiled.new_context(variables, shared=True)
-        return self._compiled.environment.concat(self._compiled.root_render_func(context))
+        template = self._compiled
+        context = template.environment.context_class(
+            template.environment, variables, template.name, template.blocks
+        )
+        return template.environment.concat(template.root_render_func(context))
+
+
+def _joined(marks: Sequence[Mark]) -> list[Mark]:
+    """Marks that touch as one, such as an answer's and that of what ends it; no empty ones."""
+    joined: list[Mark] = []
+    for start, end in marks:
+        if start == end:
+            continue
+        if joined and joined[-1][1] == start:
+            start = joined.pop()[0]
+        joined.append((start, end))
+    return joined

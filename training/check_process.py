@@ -55,19 +55,16 @@ def check(
         budget: What it may use.
 
     Raises:
-        NotChecked: The file is not there, or would take more than the budget.
+        NotChecked: The file is not there, or would take more than the budget; or the report
+            cannot be written.
     """
     try:
         with _opened(output) as report_file:
-            os.environ.update(_PLAIN)
-            # Arrow maps the file that it reads into memory.
-            memory_bytes = budget.memory_bytes + path.stat().st_size
-            if not confine(max_memory_bytes=memory_bytes, max_cpu_seconds=budget.cpu_seconds):
-                sys.stderr.write("this system cannot keep the check from the network and files\n")
-            report = check_file(path, format, limits)
+            report = _checked(path, format, limits, budget)
             report_file.write(_REPORT.dump_json(report, indent=2) + b"\n")
     except OSError as error:
-        raise NotChecked(f"{path} cannot be read: {error.strerror or error}") from error
+        where = "the standard output" if output is None else f"--output {output}"
+        raise NotChecked(f"{where} cannot be written: {error.strerror or error}") from error
     except MemoryError:
         raise NotChecked(
             f"reading the file takes more than {budget.memory_bytes} bytes of memory: rows, "
@@ -78,6 +75,18 @@ def check(
             f"reading the file takes more than {budget.cpu_seconds} seconds of processor time"
         ) from None
     return report
+
+
+def _checked(path: Path, format: FormatName | None, limits: Limits, budget: Budget) -> FileReport:
+    try:
+        os.environ.update(_PLAIN)
+        # Arrow maps the file that it reads into memory.
+        memory_bytes = budget.memory_bytes + path.stat().st_size
+        if not confine(max_memory_bytes=memory_bytes, max_cpu_seconds=budget.cpu_seconds):
+            sys.stderr.write("this system cannot keep the check from the network and files\n")
+        return check_file(path, format, limits)
+    except OSError as error:
+        raise NotChecked(f"{path} cannot be read: {error.strerror or error}") from error
 
 
 def read_report(path: Path) -> FileReport:

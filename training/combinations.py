@@ -14,6 +14,7 @@ from training.optimization_config import (
     OptimizationConfig,
 )
 from training.parallelism_config import ParallelismConfig
+from training.section import Conflict
 
 
 def conflicts(
@@ -21,7 +22,7 @@ def conflicts(
     adapter: AdapterConfig,
     parallelism: ParallelismConfig,
     optimization: OptimizationConfig,
-) -> Iterator[str]:
+) -> Iterator[Conflict]:
     """Every combination that cannot work, with the way out."""
     yield from _of_the_optimizer(adapter, optimization)
     if parallelism.splits_the_model:
@@ -29,9 +30,10 @@ def conflicts(
     if model.quantization is not None:
         yield from _with_quantized_weights(model.quantization.bits, adapter)
     elif adapter.init_lora_weights == "loftq":
-        yield (
+        yield Conflict(
+            "adapter.init_lora_weights",
             'adapter.init_lora_weights "loftq" makes up for the error of quantized weights: '
-            'set model.quantization to {"bits": 4}, or init_lora_weights to true'
+            'set model.quantization to {"bits": 4}, or init_lora_weights to true',
         )
 
 
@@ -53,11 +55,14 @@ def no_loss_to_follow(
     )
 
 
-def _of_the_optimizer(adapter: AdapterConfig, optimization: OptimizationConfig) -> Iterator[str]:
+def _of_the_optimizer(
+    adapter: AdapterConfig, optimization: OptimizationConfig
+) -> Iterator[Conflict]:
     if optimization.optimizer.projects and adapter.type != "none":
-        yield (
+        yield Conflict(
+            "optimization.optim",
             f'optimization.optim "{optimization.optim}" is for whole weights, which an adapter '
-            'does not train: set adapter.type to "none", or optim to "adamw_torch"'
+            'does not train: set adapter.type to "none", or optim to "adamw_torch"',
         )
     default = LORA_LEARNING_RATE if adapter.type == "lora" else FULL_LEARNING_RATE
     highest = optimization.learning_rate or default
@@ -65,25 +70,34 @@ def _of_the_optimizer(adapter: AdapterConfig, optimization: OptimizationConfig) 
     for key in ("lr_end", "min_lr"):
         lowest = {**polynomial, **optimization.lr_scheduler_kwargs}.get(key, 0)
         if isinstance(lowest, int | float) and lowest >= highest:
-            yield (
+            yield Conflict(
+                f"optimization.lr_scheduler_kwargs.{key}",
                 f"optimization.lr_scheduler_kwargs.{key} is {lowest}, which is not below the "
-                f"learning rate of {highest}: lower it, or raise optimization.learning_rate"
+                f"learning rate of {highest}: lower it, or raise optimization.learning_rate",
             )
+    most = optimization.lr_scheduler_kwargs.get("max_lr", highest)
+    if isinstance(most, int | float) and most < highest:
+        yield Conflict(
+            "optimization.lr_scheduler_kwargs.max_lr",
+            f"optimization.lr_scheduler_kwargs.max_lr is {most}, below the learning rate of "
+            f"{highest}: raise it, or lower optimization.learning_rate",
+        )
 
 
-def sampling_conflicts(data: DataConfig, optimization: OptimizationConfig) -> Iterator[str]:
+def sampling_conflicts(data: DataConfig, optimization: OptimizationConfig) -> Iterator[Conflict]:
     """Blocks are filled from rows of any place and length, and are all about as long."""
     strategy = optimization.train_sampling_strategy
     if data.packing and strategy != "random":
-        yield (
+        yield Conflict(
+            "optimization.train_sampling_strategy",
             f'optimization.train_sampling_strategy "{strategy}" is for rows that are not packed: '
-            'set data.packing to false, or train_sampling_strategy to "random"'
+            'set data.packing to false, or train_sampling_strategy to "random"',
         )
 
 
 def _with_a_model_in_parts(
     strategy: str, model: ModelConfig, adapter: AdapterConfig
-) -> Iterator[str]:
+) -> Iterator[Conflict]:
     whole_needed = {
         "adapter.target_parameters": strategy == "zero3" and bool(adapter.target_parameters),
         "model.add_tokens": bool(model.add_tokens),
@@ -92,30 +106,37 @@ def _with_a_model_in_parts(
     }
     for name, is_asked in whole_needed.items():
         if is_asked:
-            yield (
+            yield Conflict(
+                name.partition(" ")[0],
                 f'{name} needs whole weights, which no process has with strategy "{strategy}": '
-                'set parallelism.strategy to "ddp" or "zero2", or leave it out'
+                'set parallelism.strategy to "ddp" or "zero2", or leave it out',
             )
 
 
-def _with_quantized_weights(bits: int, adapter: AdapterConfig) -> Iterator[str]:
+def _with_quantized_weights(bits: int, adapter: AdapterConfig) -> Iterator[Conflict]:
     if adapter.type == "none":
-        yield (
+        yield Conflict(
+            "adapter.type",
             'quantized weights cannot be trained: set adapter.type to "lora", '
-            "or remove model.quantization"
+            "or remove model.quantization",
         )
     start = adapter.init_lora_weights
     if start == "loftq" and bits != 4:
-        yield 'adapter.init_lora_weights "loftq" is for 4 bits: set model.quantization.bits to 4'
+        yield Conflict(
+            "adapter.init_lora_weights",
+            'adapter.init_lora_weights "loftq" is for 4 bits: set model.quantization.bits to 4',
+        )
     elif start not in {True, "gaussian", "loftq"}:
-        yield (
+        yield Conflict(
+            "adapter.init_lora_weights",
             f'adapter.init_lora_weights "{start}" begins with the base weights as they are, which '
             'quantized ones are not: remove model.quantization, or set it to "loftq" '
-            '(with 4 bits), "gaussian" or true'
+            '(with 4 bits), "gaussian" or true',
         )
     if adapter.use_dora and bits == 8:
         # PEFT 0.21 takes the scales out of bitsandbytes 0.50's layers, whose next pass fails.
-        yield (
+        yield Conflict(
+            "adapter.use_dora",
             "adapter.use_dora cannot be trained on 8-bit weights: "
-            "set model.quantization.bits to 4, or leave use_dora out"
+            "set model.quantization.bits to 4, or leave use_dora out",
         )

@@ -6,11 +6,11 @@ configs, so their documentation applies; older spellings are translated by `trai
 """
 
 import math
+from collections.abc import Iterator
 from itertools import chain
-from typing import Any, Self
+from typing import Any
 
-from pydantic import ValidationError, model_validator
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic import model_validator
 
 from training.adapter_config import AdapterConfig
 from training.combinations import conflicts, sampling_conflicts
@@ -23,7 +23,7 @@ from training.optimization_config import (
     OptimizationConfig,
 )
 from training.parallelism_config import ParallelismConfig
-from training.section import Section
+from training.section import Conflict, Section, complaint
 from training.sharing_conflicts import best_conflicts, sharing_conflicts
 from training.spellings import SpellingError, canonical
 
@@ -46,17 +46,14 @@ class TrainingConfig(Section):
         try:
             return canonical(value) if isinstance(value, dict) else value
         except SpellingError as error:
-            raise _at_its_place(error) from None
+            raise complaint(error.kind, error.place, error.words, error.value) from None
 
-    @model_validator(mode="after")
-    def _sections_fit_each_other(self) -> Self:
+    def _conflicts(self) -> Iterator[Conflict]:
         shared = sharing_conflicts(self.parallelism, self.model, self.optimization)
         own = conflicts(self.model, self.adapter, self.parallelism, self.optimization)
         sampling = sampling_conflicts(self.data, self.optimization)
         best = best_conflicts(self.parallelism, self.checkpoints)
-        for conflict in chain(own, shared, sampling, best):
-            raise ValueError(conflict)
-        return self
+        return chain(own, shared, sampling, best)
 
     @property
     def requires(self) -> frozenset[str]:
@@ -67,6 +64,7 @@ class TrainingConfig(Section):
             "c++": self.optimization.torch_compile or compiles,
             "cuda": bool(self.needs_gpu),
             "deepspeed": parallelism.uses_deepspeed,
+            "flash_attn": self.model.attn_implementation == "flash_attention_2",
             "liger_kernel": self.model.use_liger_kernel,
         }
         packages = {optimizer.package} if optimizer.package else set()
@@ -94,13 +92,6 @@ class TrainingConfig(Section):
             * self.optimization.gradient_accumulation_steps
             * self.parallelism.count
         )
-
-
-def _at_its_place(error: SpellingError) -> ValidationError:
-    """As pydantic tells of a value, so that the key is named by its whole path."""
-    problem = PydanticCustomError(error.kind, "{words}", {"words": error.words})
-    details = InitErrorDetails(type=problem, loc=error.place, input=error.value)
-    return ValidationError.from_exception_data(TrainingConfig.__name__, [details])
 
 
 def automatic_epochs(num_rows: int) -> int:

@@ -31,6 +31,7 @@ SHAREGPT = (
     '{"from": "gpt", "value": "…"}]}, optionally with tools and system.'
 )
 _CONTENT = "A content that is one string; parts and images are not read."
+_THOUGHT = "a thought stands in the content, between <think> and </think>"
 _CALL = 'A call such as {"name": "…", "arguments": {…}}, as JSON, or an array of them.'
 _TOOLS = 'An array of objects {"type": "function", "function": {"name": "…", …}}.'
 
@@ -43,6 +44,7 @@ _MESSAGE_KEYS: Mapping[str, frozenset[str]] = {
 }
 _SHAREGPT_KEYS = frozenset({"from", "role", "value", "content", "weight"})
 _NAMES = frozenset(ROLES)
+_ROLES = f"One of the roles {', '.join(ROLES)}, in any case"
 _MESSAGES_ORDERS, _SHAREGPT_ORDERS = Orders(OPENAI_NAMES), Orders(SHAREGPT_NAMES)
 UNREAD_KEYS = "keys of a turn that are not read"
 
@@ -187,7 +189,7 @@ def _check_message(index: int, message: object) -> str:
     name = message.get("role")
     role = role_of(name)
     if role is None or not isinstance(name, str):
-        raise _wrong_role(f"messages[{index}]", "role", message)
+        raise _wrong_role(f"messages[{index}]", "role", message, _ROLES)
     keys = _MESSAGE_KEYS[role]
     if not message.keys() <= keys:
         _refuse_unknown_keys(index, message, role)
@@ -203,14 +205,14 @@ def _refuse_unknown_keys(index: int, message: JsonObject, role: str) -> None:
     if unknown:
         told = ", ".join(map(shown, unknown))
         reason = f"messages[{index}] has keys that a message of role {role} cannot: {told}"
-        raise RowProblem(reason, f"The keys {', '.join(sorted(keys))}.")
+        thought = f"; {_THOUGHT}" if role == "assistant" else ""
+        raise RowProblem(reason, f"The keys {', '.join(sorted(keys))}{thought}.")
 
 
-def _wrong_role(at: str, key: str, turn: JsonObject) -> RowProblem:
-    accepted = f"One of the roles {', '.join(ROLES)}, in any case."
+def _wrong_role(at: str, key: str, turn: JsonObject, roles: str) -> RowProblem:
     if key not in turn:
-        return RowProblem(f"{at} has no {key}", accepted)
-    return RowProblem(f"{at}.{key} is {shown(turn[key])}", accepted)
+        return RowProblem(f"{at} has no {key}", f"{roles}.")
+    return RowProblem(f"{at}.{key} is {shown(turn[key])}", f"{roles}.")
 
 
 def _check_content(index: int, message: JsonObject, role: str) -> None:
@@ -229,10 +231,14 @@ def _check_turn_options(index: int, message: JsonObject) -> None:
     at = f"messages[{index}]"
     check_optional_text(message.get("name"), f"{at}.name")
     check_optional_text(message.get("tool_call_id"), f"{at}.tool_call_id")
-    weight = message.get("weight")
-    if weight is not None and (type(weight) is not int or weight not in {0, 1}):
-        raise RowProblem(f"{at}.weight is {shown(weight)}", "A weight of 0 or 1, or none.")
+    _check_weight(message.get("weight"), f"{at}.weight")
     _check_functions(message.get("tool_calls"), f"{at}.tool_calls")
+
+
+def _check_weight(weight: object, at: str) -> None:
+    """0 or 1, which tables write as 0.0 and 1.0 where some rows have none; no boolean."""
+    if weight is not None and (isinstance(weight, bool) or weight not in (0, 1)):
+        raise RowProblem(f"{at} is {shown(weight)}", "A weight of 0 or 1, or none.")
 
 
 def _empty_ones(messages: list[JsonObject]) -> Remarks:
@@ -248,13 +254,12 @@ def _check_turn(index: int, turn: object) -> str:
     key = "role" if turn.get("from") is None and "role" in turn else "from"
     name = turn.get(key)
     if not isinstance(name, str) or (name != CALL and role_of(name) is None):
-        raise _wrong_role(at, key, turn)
+        raise _wrong_role(at, key, turn, f"{_ROLES}; or {CALL}")
     text_key = "content" if turn.get("value") is None and "content" in turn else "value"
     if text_key not in turn:
         raise RowProblem(f"{at} has no {text_key}", SHAREGPT)
     _check_value(turn[text_key], name, f"{at}.{text_key}")
-    if turn.get("weight") not in (None, 0, 1):
-        raise RowProblem(f"{at}.weight is {shown(turn['weight'])}", "A weight of 0 or 1, or none.")
+    _check_weight(turn.get("weight"), f"{at}.weight")
     return name
 
 

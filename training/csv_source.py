@@ -5,6 +5,7 @@ cannot be read ends at its line, and the next line is tried as a record of its o
 """
 
 import csv
+import re
 import sys
 from collections.abc import Iterator
 from itertools import islice
@@ -16,14 +17,15 @@ from training.row_source import Batch, too_long
 
 _BATCH_ROWS = 128
 _DELIMITERS = (",", ";", "\t")
+_QUOTED = re.compile(r'(?<![^,;\t])"[^"]*+(?:""[^"]*+)*+"?')
 _CSV = "A CSV file as spreadsheets write it: a line of names first, quotes doubled inside quotes."
 
 
 class Csv:
     """A table in text; its first line names the columns.
 
-    The delimiter is the comma, the semicolon or the tab, whichever that line has most of. An empty
-    cell is null. A row has the line on which it begins.
+    The delimiter is the comma, the semicolon or the tab, whichever that line has most of outside
+    quotes. An empty cell is null. A row has the line on which it begins.
     """
 
     holds_texts_only = True
@@ -72,7 +74,7 @@ class _Records:
         self._lines = _Lines(file, max_row_bytes)
         # A field may be as long as a row, which the lines see to.
         csv.field_size_limit(min(max_row_bytes + 1, sys.maxsize))
-        delimiter = max(_DELIMITERS, key=self._lines.first.count)
+        delimiter = max(_DELIMITERS, key=_QUOTED.sub("", self._lines.first).count)
         self._reader = csv.reader(self._lines, delimiter=delimiter, strict=True)
         self.names = self._read_names()
 

@@ -8,7 +8,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.data_config import DataConfig
-from training.data_counts import HIDDEN_TURN, LEFT_OUT, REFUSED, SEVERAL_TURNS, DataCounts
+from training.data_counts import (
+    CUT_TO_NOTHING,
+    HIDDEN_TURN,
+    LEFT_OUT,
+    NO_TARGET,
+    REFUSED,
+    SEVERAL_TURNS,
+    TOO_LONG,
+    TOO_SHORT,
+    DataCounts,
+)
 from training.documents import Choice, Documents
 from training.failures import RunError
 from training.reading import DataReader
@@ -16,13 +26,25 @@ from training.run_spec import DatasetSource
 
 Places = NDArray[np.int64]
 
-_OTHER_TEMPLATE = 'Set training.data.template to "chatml" or "alpaca".'
+_OTHER_TEMPLATE = (
+    'Set training.data.template to "chatml" or "alpaca" if the rows call no tools; rows that do '
+    "need a model whose own chat template takes them."
+)
+_LONGER_LIMIT = "Raise training.data.max_length."
+_OF_TEMPLATE = (HIDDEN_TURN, REFUSED, LEFT_OUT)
 _REMEDIES = {
     HIDDEN_TURN: _OTHER_TEMPLATE,
     REFUSED: _OTHER_TEMPLATE,
     LEFT_OUT: (
-        "Choose a model whose own chat template takes tools, with training.data.template at "
-        '"auto", or take tools and tool_calls out of the rows.'
+        "Choose a model whose own chat template takes them, with training.data.template at "
+        '"auto", name a layout that does, or take them out of the rows.'
+    ),
+    TOO_SHORT: "Lower training.data.min_length, or give longer rows.",
+    TOO_LONG: _LONGER_LIMIT,
+    CUT_TO_NOTHING: _LONGER_LIMIT,
+    NO_TARGET: "Give every row an answer that takes loss.",
+    SEVERAL_TURNS: (
+        "Give every row one question and one answer, or choose a model without an encoder."
     ),
 }
 
@@ -163,19 +185,23 @@ def _capped(files: list[Places], limit: int | None) -> list[Places]:
 
 
 def _weighted(places: Places, weight: float, rng: np.random.Generator) -> Places:
-    """Every document ⌊weight⌋ times, and the rest of the weight as that share of them, drawn."""
+    """Every document ⌊weight⌋ times, and the rest of the weight as that share of them, drawn.
+
+    However small the weight, one is drawn.
+    """
     times, rest = divmod(weight, 1)
-    drawn = np.sort(rng.permutation(len(places))[: round(rest * len(places))])
+    num_drawn = max(round(rest * len(places)), int(times == 0))
+    drawn = np.sort(rng.permutation(len(places))[:num_drawn])
     return np.concatenate([np.tile(places, int(times)), places[drawn]])
 
 
 def _nothing_left(counts: DataCounts) -> RunError:
-    of_template = [reason for reason in _REMEDIES if reason in counts.dropped]
+    of_template = [reason for reason in _OF_TEMPLATE if reason in counts.dropped]
     if of_template and sum(counts.dropped[r] for r in of_template) == counts.num_dropped:
         reason = of_template[0]
         return RunError(
             "template_unsupported",
-            f"The model's chat template cannot be trained with: {counts.first_lines[reason]}.",
+            f"The chat template cannot be trained with: {counts.first_lines[reason]}.",
             fault="spec",
             param="training.data.template",
             remedy=_REMEDIES[reason],
@@ -184,13 +210,11 @@ def _nothing_left(counts: DataCounts) -> RunError:
         f"{number} {reason} ({counts.first_lines[reason]})"
         for reason, number in counts.dropped.items()
     )
+    remedies = dict.fromkeys(_REMEDIES[reason] for reason in counts.dropped or (NO_TARGET,))
     return RunError(
         "no_target_tokens",
         f"No row is left to train on, of {counts.rows_read} read: {reasons or 'none was found'}.",
         fault="data",
-        remedy=(
-            "Give every row one question and one answer, or choose a model without an encoder."
-            if counts.dropped.keys() == {SEVERAL_TURNS}
-            else "Raise max_length, or give every row an answer that takes loss."
-        ),
+        param="training.data.min_length" if counts.dropped.keys() == {TOO_SHORT} else None,
+        remedy=" ".join(remedies),
     )

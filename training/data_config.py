@@ -1,10 +1,14 @@
 """How rows become token sequences. Light."""
 
-from typing import Annotated, Literal, Self
+from collections.abc import Iterator
+from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
-from training.section import Section, Text
+from training.section import Conflict, Section, Text
+
+Weight = Annotated[PositiveFloat, Field(le=1000)]
+"""How often an epoch holds each row of a file; a fraction is that share of the rows, drawn."""
 
 FORMAT_NAMES = ("messages", "sharegpt", "instruct", "prompt_completion", "text")
 FormatName = Literal["messages", "sharegpt", "instruct", "prompt_completion", "text"]
@@ -56,11 +60,10 @@ class DataConfig(Section):
     train_on: Literal["assistant", "last_assistant", "everything"] = "assistant"
     packing: bool = Field(False, description="Several rows in one block, kept apart by attention.")
 
-    @model_validator(mode="after")
-    def _some_length_is_allowed(self) -> Self:
+    def _conflicts(self) -> Iterator[Conflict]:
         if self.max_length is not None and self.min_length > self.max_length:
-            raise ValueError(
+            yield Conflict(
+                "min_length",
                 f"min_length {self.min_length} is above max_length {self.max_length}, so that no "
-                "row would be left: lower min_length, or raise max_length"
+                "row would be left: lower min_length, or raise max_length",
             )
-        return self

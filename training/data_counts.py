@@ -7,7 +7,7 @@ TOO_LONG = "longer than max_length"
 NO_TARGET = "without a token to train on"
 CUT_TO_NOTHING = "nothing to train on after cutting"
 REFUSED = "refused by the chat template"
-LEFT_OUT = "with tools that the chat template leaves out"
+LEFT_OUT = "with a part that the chat template leaves out"
 SEVERAL_TURNS = "of more than one question and one answer"
 HIDDEN_TURN = "assistant's turns not found in the template's text"
 

@@ -16,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-from training.section import Section
+from training.section import CONFLICT, Section, complaint
 
 _OURS = {
     "optimizer": "training.optimization.optim",
@@ -120,9 +120,8 @@ class DeepSpeedConfig(Section):
             # A ValueError is what pydantic tells the owner of the job.
             raise ValueError("give the DeepSpeed configuration itself, an object, not a path")  # noqa: TRY004
         for key in _OURS.keys() & value.keys() if isinstance(value, dict) else ():
-            raise ValueError(
-                f"{key} would override {_OURS[key]}: set that instead, and leave {key} out"
-            )
+            words = f"{key} would override {_OURS[key]}: set that instead, and leave {key} out"
+            raise complaint(CONFLICT, (key,), words, value[key])
         return value
 
     def as_given(self) -> dict[str, Any]:

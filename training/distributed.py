@@ -123,6 +123,9 @@ def meet(crew: Crew, config: TrainingConfig) -> None:
 
 
 def _deepspeed() -> Any:  # noqa: ANN401 - an optional package
+    # On a host with a GPU and no CUDA compiler it fails to be imported: it asks for that compiler's
+    # version, for kernels that are compiled when they are first used, and never are here.
+    os.environ.setdefault("DS_IGNORE_CUDA_DETECTION", "1")
     try:
         import deepspeed  # noqa: PLC0415 - an optional package
     except ImportError as error:

@@ -76,7 +76,7 @@ class Encoder:
         self._tokens: Tokens = tokens_of(tokenizer)
         self._added = frozenset(tokenizer.get_added_vocab().values())
         self._blank: dict[int, bool] = {}
-        self._closing: dict[str, set[int]] = {}
+        self._closing: dict[str, list[int]] = {}
         self.stop_ids = {*stop_ids, tokenizer.eos_token_id}
 
     def encode(self, row: Row) -> Document:
@@ -109,15 +109,18 @@ class Encoder:
         """The document of a row whose prompt is cut at its left until all fits.
 
         What stays: the beginning of sequence, system messages, the newest turns and the whole of
-        the last answer. Older turns go as wholes, a question and all up to the next one; when one
-        question is left, it loses its beginning.
+        the last answer that takes loss. What follows that goes first; older turns go as wholes, a
+        question and all up to the next one; when one question is left, it loses its beginning.
         """
         shorter = _or_refusal(lambda: self._with_shorter_prompt(row, max_length))
-        what_is_kept = f"more than {max_length} tokens without the prompt"
-        return Refusal(TOO_LONG, what_is_kept) if shorter is None else shorter
+        reason = (
+            f"the answer, with all else that is kept whole, fills max_length ({max_length} "
+            "tokens), so that no token of the prompt is left"
+        )
+        return Refusal(TOO_LONG, reason) if shorter is None else shorter
 
     def _with_shorter_prompt(self, row: Row, max_length: int) -> Document | None:
-        """None if what may not be cut is too long by itself."""
+        """None if what may not be cut leaves no room for a token of the prompt."""
         match row:
             case PromptCompletion():
                 return self._cut_left(row, max_length)
@@ -198,37 +201,88 @@ class Encoder:
         ids, places = self._tokens.with_spans(
             rendered.text, [(span.start, span.end) for span in rendered.spans]
         )
-        is_target = np.full(len(ids), self._train_on == "everything")
+        if places[-1][1] == len(ids) and not self._ends_itself(rendered, ids):
+            ids = np.append(ids, self._begins_next_turn(row))
+        is_target = (np.ones if self._train_on == "everything" else np.zeros)(len(ids), np.bool_)
         for span, (first, last) in zip(rendered.spans, places, strict=True):
             is_target[first : self._end(rendered, span, ids, first, last)] = span.takes_loss
         is_target[:1] = False
         return Document(ids, is_target)
 
+    def _ends_itself(self, rendered: Rendered, ids: Ids) -> bool:
+        """Whether the last turn, up to the end of all, holds what ends it."""
+        holds_end = rendered.is_marked or rendered.spans[-1].holds_end
+        return holds_end and int(ids[-1]) in self.stop_ids
+
+    def _begins_next_turn(self, row: Conversation) -> Ids:
+        """The token with which the next turn begins, with blanks before it; none if not a stop."""
+        assert self._renderer is not None, "conversations need a template"
+        ids = self._ids(self._renderer.next_turn(row))
+        first = next((i for i, token in enumerate(ids) if not self._is_plain_blank(token)), 0)
+        closing = ids[: first + 1] if self.stop_ids.issuperset(ids[first : first + 1]) else []
+        return np.asarray(closing, np.int32)
+
     def _end(self, rendered: Rendered, span: Span, ids: Ids, first: int, last: int) -> int:
-        """The position behind the special token that closes a turn, which may be its last one."""
-        ends_itself = last > first and ids[last - 1] in self.stop_ids
+        """The position behind the special token that closes a turn, which may be its last one.
+
+        An earlier answer may have one at which the model does not stop (gpt-oss: `<|end|>`, where
+        the last answer has `<|return|>`): learned as an end, it would let the model run on.
+        """
+        may_hold_end = rendered.is_marked or span.holds_end
+        said = self._before_blanks(ids, first, last) if may_hold_end else last
+        ends_itself = said > first and ids[said - 1] in self.stop_ids
         if ends_itself and span.holds_end:
-            return last
+            return said
         position = last
-        while position < len(ids) and ids[position] not in self._added:
-            if not self._is_blank(int(ids[position])):
-                break
+        while position < len(ids) and self._is_plain_blank(int(ids[position])):
             position += 1
-        if position < len(ids) and ids[position] in self._closing_ids(span.tail):
-            return position + 1
-        if ends_itself or (rendered.is_marked and ids[last - 1] in self._added):
+        if num_closing := self._num_closing(ids[position:], span.tail):
+            return position + num_closing
+        if ends_itself or (may_hold_end and ids[said - 1] in self._added):
+            return said
+        if span is not rendered.spans[-1] and position < len(ids) and ids[position] in self._added:
             return last
         raise HiddenTurnError("the template closes the assistant's turn with no token of its own")
 
-    def _is_blank(self, token: int) -> bool:
+    def _before_blanks(self, ids: Ids, first: int, last: int) -> int:
+        """Where a turn ends without the blanks at its end, which a mark may hold."""
+        while last > first and self._is_plain_blank(int(ids[last - 1])):
+            last -= 1
+        return last
+
+    def _is_plain_blank(self, token: int) -> bool:
+        """Whether a token is blank, and none of those that were added to the vocabulary."""
         if token not in self._blank:
-            self._blank[token] = not str(self._tokenizer.decode([token])).strip()
+            is_blank = not str(self._tokenizer.decode([token])).strip()
+            self._blank[token] = is_blank and token not in self._added
         return self._blank[token]
 
-    def _closing_ids(self, tail: str) -> set[int]:
+    def _num_closing(self, ids: Ids, tail: str) -> int:
+        """How many of the tokens behind an answer the model says to end it.
+
+        Its own token, or more where it would not stop at that one (Cohere: `<|END_RESPONSE|>`
+        and the end of the turn).
+        """
+        if not len(ids):
+            return 0
+        first = int(ids[0])
+        if first in self.stop_ids:
+            return 1
+        closing = self._closing_ids(tail)
+        if ids[: len(closing)].tolist() == closing:
+            return len(closing)
+        return int(first in closing[:1])
+
+    def _closing_ids(self, tail: str) -> list[int]:
+        """Of what follows the last answer: from the first special token to where the model stops.
+
+        The first special token only, if the model stops at none.
+        """
         if tail not in self._closing:
-            special = [token for token in self._ids(tail) if token in self._added]
-            self._closing[tail] = {*self.stop_ids, *special[:1]}
+            ids = self._ids(tail)
+            first = next((i for i, token in enumerate(ids) if token in self._added), len(ids))
+            stop = next((i for i, token in enumerate(ids) if token in self.stop_ids), first)
+            self._closing[tail] = ids[first : stop + 1]
         return self._closing[tail]
 
     def _shorter(self, row: Conversation, max_length: int) -> Document | None:
@@ -253,7 +307,7 @@ class Encoder:
             num_kept -= len(document) - max_length
             if num_kept < 1:
                 return None
-            rest = replace(row.messages[place], content=question[offsets[-num_kept][0] :])
+            rest = row.messages[place]._replace(content=question[offsets[-num_kept][0] :])
             messages = (*row.messages[:place], rest, *row.messages[place + 1 :])
             document = self._chat(replace(row, messages=messages))
             if len(document) <= max_length:
@@ -270,9 +324,13 @@ def _or_refusal(encode: Callable[[], T]) -> T | Refusal:
 
 
 def _without_oldest(row: Conversation) -> Iterator[Conversation]:
-    """`row` beginning at its first question, its second and so on, after its system messages."""
+    """`row` beginning at its first question, its second and so on, after its system messages.
+
+    It ends with the last answer that takes loss; nothing behind that could be learned.
+    """
     messages = row.messages
-    last = max(i for i, message in enumerate(messages) if message.role == "assistant")
+    answers = [i for i, message in enumerate(messages) if message.role == "assistant"]
+    last = max((i for i in answers if messages[i].weight != 0), default=answers[-1])
     num_system = next(i for i, message in enumerate(messages) if message.role != "system")
     for place in range(num_system, last):
         if messages[place].role == "user":

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from training.adapters import Trainable
-from training.attention import BY_DOCUMENT, can_attend_by_document
+from training.attention import BY_DOCUMENT, can_attend_by_document, in_16_bits, is_flash
 from training.collation import (
     Collator,
     FlatCollator,
@@ -27,6 +27,7 @@ from training.evaluating import evaluating
 from training.fused_lora import fuse_lora, unfuse_lora
 from training.isolation import find_leak, made_up_documents, require_isolation
 from training.liger import apply_liger, refused
+from training.model import computation_dtype
 from training.reference import Reference
 from training.reporting import Reporter
 from training.seq2seq_collation import Seq2SeqCollator
@@ -62,17 +63,8 @@ def choose_engine(
     """
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     assert isinstance(base, PreTrainedModel)
-    if config.model.use_liger_kernel:
-        _apply_liger(model, base, is_whole=not config.parallelism.splits_the_model)
-    padded = PaddedCollator(pad_token_id)
-    in_rows = PackedCollator(pad_token_id) if config.data.packing else padded
-    if base.config.is_encoder_decoder:
-        engine = _two_sided(model, base, config, pad_token_id)
-    elif config.parallelism.splits_the_model:
-        engine = Engine(in_rows, padded, _unproven_head(base))
-    else:
-        with evaluating(model):
-            engine = _proven(model, base, config, in_rows, padded)
+    with in_16_bits(base, computation_dtype(config.model)):
+        engine = _chosen(model, base, config, pad_token_id)
     reporter.tell(
         _HEADS_IN_WORDS[engine.head],
         head=engine.head,
@@ -82,6 +74,26 @@ def choose_engine(
     if engine.idle:
         _warn_of_idle(engine.idle, reporter)
     return engine
+
+
+def _chosen(
+    model: Trainable, base: PreTrainedModel, config: TrainingConfig, pad_token_id: int
+) -> Engine:
+    if config.model.use_liger_kernel:
+        _apply_liger(model, base, is_whole=not config.parallelism.splits_the_model)
+    padded = PaddedCollator(pad_token_id)
+    in_rows = _packed(base, pad_token_id) if config.data.packing else padded
+    if base.config.is_encoder_decoder:
+        return _two_sided(model, base, config, pad_token_id)
+    if config.parallelism.splits_the_model:
+        return Engine(in_rows, padded, _unproven_head(base))
+    with evaluating(model):
+        return _proven(model, base, config, in_rows, padded)
+
+
+def _packed(base: PreTrainedModel, pad_token_id: int) -> Collator:
+    """Flash attention has no mask: in several rows it would take each for one document."""
+    return FlatCollator(tells_lengths=True) if is_flash(base) else PackedCollator(pad_token_id)
 
 
 def _proven(
@@ -155,13 +167,21 @@ def _two_sided(
 def _flat_collator(
     model: Trainable, base: PreTrainedModel, config: TrainingConfig, vocab_size: int
 ) -> FlatCollator | None:
-    """All documents of a batch in one row, if the model has an attention that is made for it."""
+    """All documents of a batch in one row, if the model has an attention that is made for it.
+
+    The noise of NEFTune goes by the length of a row, which is then a document's, or a block's.
+    """
     attention = str(base.config._attn_implementation)
-    is_flash = attention.startswith("flash_attention")
-    if config.optimization.torch_compile or not (is_flash or can_attend_by_document(base)):
+    has_flash = is_flash(base)
+    is_noisy = config.optimization.neftune_noise_alpha is not None and not config.data.packing
+    if (
+        config.optimization.torch_compile
+        or is_noisy
+        or not (has_flash or can_attend_by_document(base))
+    ):
         return None
-    flat = FlatCollator(tells_lengths=is_flash)
-    if not is_flash:
+    flat = FlatCollator(tells_lengths=has_flash)
+    if not has_flash:
         base.set_attn_implementation(BY_DOCUMENT)
     if find_leak(model, vocab_size, flat) is None:
         return flat

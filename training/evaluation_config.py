@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt, field_validator
+from pydantic import Field, PositiveInt
 
 from training.section import Section, Text
 
@@ -36,14 +36,3 @@ class ReportingConfig(Section):
 
     logging_steps: PositiveInt = 10
     report_to: list[Literal["tensorboard"]] = Field(default=["tensorboard"])
-
-    @field_validator("report_to", mode="before")
-    @classmethod
-    def _known_trackers(cls, names: object) -> object:
-        others = [n for n in names if n != "tensorboard"] if isinstance(names, list) else []
-        if others:
-            raise ValueError(
-                f'only "tensorboard" is named here, not {", ".join(map(repr, others))}; wandb and '
-                'mlflow are named in "integrations" beside training'
-            )
-        return names

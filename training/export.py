@@ -1,9 +1,9 @@
 """The result of a run: a folder that others can use, opened again and checked before it counts."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from peft import PeftModel
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -14,7 +14,9 @@ from training.card import Card
 from training.checkpoint import ADAPTER_FILE, adapter_state, write_weights
 from training.distributed import Crew
 from training.failures import RunError
+from training.model import computation_dtype
 
+_LORA_B = re.compile(r"lora_(?:embedding_)?B")
 _FOREIGN_PREFIXES = ("_orig_mod.", "_fsdp_wrapped_module.")
 
 
@@ -47,7 +49,7 @@ def export(model: Trainable, target: Path, exported: Exported, crew: Crew) -> No
             shapes = _shapes(model)
         else:
             shapes = {}
-            _write_model(model, folder, exported.stop_ids, keeps=crew.is_first)
+            _write_model(model, folder, exported, keeps=crew.is_first)
         if not crew.is_first:
             return
         if exported.template is not None:
@@ -60,12 +62,13 @@ def export(model: Trainable, target: Path, exported: Exported, crew: Crew) -> No
         (folder / "README.md").write_text(exported.card.in_markdown(), encoding="utf-8")
 
 
-def _write_model(model: Trainable, folder: Path, stop_ids: frozenset[int], *, keeps: bool) -> None:
-    """The model in bfloat16, told to stop at whatever it was taught to stop at."""
+def _write_model(model: Trainable, folder: Path, exported: Exported, *, keeps: bool) -> None:
+    """The model in the precision it was trained for, and stopping as it was taught to."""
     if model.generation_config is not None:
-        model.generation_config.eos_token_id = sorted(stop_ids)
+        model.generation_config.eos_token_id = sorted(exported.stop_ids)
     model.config.use_cache = True
-    write_weights(model, folder, keeps=keeps, dtype=torch.bfloat16)
+    dtype = computation_dtype(exported.card.config.model)
+    write_weights(model, folder, keeps=keeps, dtype=dtype)
 
 
 def _shapes(model: PeftModel) -> dict[str, tuple[int, ...]]:
@@ -95,8 +98,14 @@ def check_adapter(folder: Path, expected: dict[str, tuple[int, ...]]) -> None:
             raise _broken(f"{name} has the shape {tuple(tensor.shape)}, not {expected[name]}")
         if not tensor.isfinite().all():
             raise _broken(f"{name} is not finite")
-    if not any(tensor.any() for name, tensor in state.items() if "lora_B" in name):
-        raise _broken("every lora_B is zero, so it changes nothing")
+    if not any(tensor.any() for name, tensor in state.items() if _LORA_B.search(name)):
+        raise RunError(
+            "nothing_learned",
+            "Every lora_B is zero: the adapter has learned nothing.",
+            fault="spec",
+            param="training.optimization",
+            remedy="Train longer, or at a higher rate; the first step of a warm-up has none.",
+        )
 
 
 def check_model(folder: Path) -> None:
@@ -127,5 +136,5 @@ def _broken(reason: str) -> RunError:
         "broken_result",
         f"The written result is not what was trained: {reason}.",
         fault="infrastructure",
-        remedy="Train longer if it is zero; else the run's log says more.",
+        remedy="Look at the run's log, and report what it says.",
     )

@@ -2,20 +2,10 @@
 
 from dataclasses import dataclass
 
-from training.card import front_matter, shown
+from training.card import front_matter, shown, usage
 from training.export_spec import ExportSpec
 
 _LIBRARIES = {"adapter": "peft", "merged": "transformers", "gguf": "gguf"}
-_ADAPTER_USE = """from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-tokenizer = AutoTokenizer.from_pretrained(FOLDER)
-base = AutoModelForCausalLM.from_pretrained(BASE_MODEL_FOLDER)
-model = PeftModel.from_pretrained(base, FOLDER)"""
-_MERGED_USE = """from transformers import AutoModelForCausalLM, AutoTokenizer
-
-tokenizer = AutoTokenizer.from_pretrained(FOLDER)
-model = AutoModelForCausalLM.from_pretrained(FOLDER)"""
 
 
 @dataclass(frozen=True)
@@ -23,13 +13,17 @@ class ExportCard:
     """The card of what `spec` asks for; `filename` is that of a GGUF file."""
 
     spec: ExportSpec
+    has_encoder: bool
     filename: str | None = None
 
     def in_markdown(self) -> str:
         made = self.spec.export.made
         tags = ["tunesmith", "sft", *(["lora"] if self.spec.adapter_path else [])]
         header = front_matter(
-            self.spec.base_model, _LIBRARIES[made], [*tags, *(["gguf"] if made == "gguf" else [])]
+            self.spec.base_model,
+            _LIBRARIES[made],
+            [*tags, *(["gguf"] if made == "gguf" else [])],
+            has_encoder=self.has_encoder,
         )
         return (
             f"{header}\n# {self.spec.name}\n\n{self._origin()}\n\n## Use\n\n{self._use()}\n\n"
@@ -54,4 +48,5 @@ class ExportCard:
         made = self.spec.export.made
         if made == "gguf":
             return f"```sh\nllama-cli -m {self.filename} -cnv\n```"
-        return f"```python\n{_ADAPTER_USE if made == 'adapter' else _MERGED_USE}\n```"
+        code = usage(self.spec.training, is_adapter=made == "adapter", has_encoder=self.has_encoder)
+        return f"```python\n{code}\n```"

@@ -4,13 +4,13 @@ One flat object: which keys belong to which kind is the table `KEYS`. The servic
 process read the same class, so that the one refuses what the other would refuse.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from training.section import Section
+from training.section import Conflict, Section
 
 Content = Literal["adapter", "merged", "gguf"]
 ExportKind = Literal["adapter", "merged", "gguf", "hub"]
@@ -53,20 +53,16 @@ class ExportConfig(Section):
         "main", description="hub: the branch."
     )
 
-    @model_validator(mode="after")
-    def _only_keys_of_the_kind(self) -> Self:
-        # Compared with the defaults, so that a configuration can be written out and read again.
-        foreign = [key for key in self._given() if key not in self.options()]
+    def _conflicts(self) -> Iterator[Conflict]:
+        others = ExportConfig.model_fields.keys() - {"kind", *self.options()}
+        foreign = [key for key in self.changed() if key in others]
         if foreign:
             owners = ", ".join(kind for kind, keys in KEYS.items() if foreign[0] in keys)
-            raise ValueError(
-                f"{foreign[0]} is no option of {self._in_words()}: remove it, or ask for {owners}"
-            )
+            words = f"is no option of {self._in_words()}: remove it, or ask for {owners}"
+            yield Conflict(foreign[0], words)
         if self.kind == "hub" and self.repo_id is None:
-            raise ValueError(
-                'kind "hub" needs the repository to push to: give repo_id, e.g. "acme/tickets"'
-            )
-        return self
+            words = 'kind "hub" needs the repository to push to: give it, e.g. "acme/tickets"'
+            yield Conflict("repo_id", words)
 
     @property
     def made(self) -> Content:
@@ -82,12 +78,6 @@ class ExportConfig(Section):
         """The options that count for this kind, by name."""
         keys = [*KEYS[self.made], *(KEYS["hub"] if self.kind == "hub" else ())]
         return {key: getattr(self, key) for key in keys}
-
-    def _given(self) -> list[str]:
-        fields = ExportConfig.model_fields
-        return [
-            key for key in fields if key != "kind" and getattr(self, key) != fields[key].default
-        ]
 
     def _in_words(self) -> str:
         return f'kind "hub" with content "{self.made}"' if self.kind == "hub" else f'"{self.kind}"'

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 import jinja2
+from peft import PeftConfig, TaskType
 from safetensors import safe_open
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
@@ -49,6 +50,11 @@ class _Making:
         assert self.spec.model_path is not None
         return Path(self.spec.model_path)
 
+    def write_card(self, *, has_encoder: bool, filename: str | None = None) -> None:
+        """Of a model whose sides are known: the base is not there for every adapter."""
+        card = ExportCard(self.spec, has_encoder, filename)
+        (self.folder / "README.md").write_text(card.in_markdown(), encoding="utf-8")
+
     def stop_ids(self) -> frozenset[int]:
         """Tokens that end what the model says: of its settings, its tokenizer and its template."""
         own = stop_ids(self.base, load_config(self.base))
@@ -87,12 +93,13 @@ def _make_adapter(making: _Making) -> None:
     check_adapter(making.folder, shapes)
     making.tokenizer.save_pretrained(making.folder)
     if not (making.folder / "README.md").is_file():
-        _write_card(making, ExportCard(making.spec))
+        task = PeftConfig.from_pretrained(str(source)).task_type
+        making.write_card(has_encoder=task == TaskType.SEQ_2_SEQ_LM)
 
 
 def _make_merged(making: _Making) -> None:
     _merger(making, making.spec.export.dtype).write(making.folder, making.reporter)
-    _write_card(making, ExportCard(making.spec))
+    making.write_card(has_encoder=_has_encoder(making.base))
 
 
 def _make_gguf(making: _Making) -> None:
@@ -103,7 +110,7 @@ def _make_gguf(making: _Making) -> None:
     target = making.folder / f"{spec.stem}-{outtype}.gguf"
     write_gguf(making.scratch, target, outtype, name=spec.name, stop_ids=making.stop_ids())
     check_and_tell(target, making.scratch, making.tokenizer, outtype, making.reporter)
-    _write_card(making, ExportCard(spec, target.name))
+    making.write_card(has_encoder=_has_encoder(making.base), filename=target.name)
 
 
 MAKERS: Mapping[Content, Callable[[_Making], None]] = MappingProxyType(
@@ -123,21 +130,24 @@ def _merger(making: _Making, dtype: Any) -> Merger:  # noqa: ANN401 - one of a f
     )
 
 
-def _write_card(making: _Making, card: ExportCard) -> None:
-    (making.folder / "README.md").write_text(card.in_markdown(), encoding="utf-8")
-
-
 def _tokenizer(spec: ExportSpec) -> PreTrainedTokenizerBase:
     """The tokenizer that was trained with, and its template."""
     if spec.step is None and spec.adapter_path is not None:
         return _tokenizer_beside(Path(spec.adapter_path))
     assert spec.model_path is not None
-    tokenizer = load_vocabulary(Path(spec.model_path), spec.training.model).tokenizer
+    base = Path(spec.model_path)
+    tokenizer = load_vocabulary(base, spec.training.model).tokenizer
     if spec.step is not None:
-        layout = choose_layout(tokenizer, spec.training.data, set(spec.formats))
+        layout = choose_layout(
+            tokenizer, spec.training.data, set(spec.formats), has_encoder=_has_encoder(base)
+        )
         if layout.template is not None:
             tokenizer.chat_template = layout.template
     return tokenizer
+
+
+def _has_encoder(base: Path) -> bool:
+    return bool(load_config(base).is_encoder_decoder)
 
 
 def _tokenizer_beside(adapter: Path) -> PreTrainedTokenizerBase:

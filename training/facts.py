@@ -7,8 +7,9 @@ from pydantic import BaseModel, ConfigDict
 from training.config import TrainingConfig
 from training.data_config import DataConfig, FormatName
 from training.layout_fit import Kind, layout_misfits
-from training.sharing_conflicts import encoder_conflict
-from training.targets import Misfit, Subject, target_misfits
+from training.misfit import Misfit
+from training.sharing_conflicts import encoder_misfits
+from training.targets import Subject, adapted, target_misfits
 from training.weight_names import WeightGroup, listed
 
 
@@ -32,6 +33,8 @@ class ModelFacts(BaseModel):
     """Names of linear layers that PEFT takes for parts of this architecture's experts."""
     barred_names: tuple[str, ...] = ()
     """Names of linear layers that PEFT refuses to adapt in this architecture."""
+    attentions: tuple[str, ...] = ()
+    """Each `attn_implementation` that there is for it; empty in facts of before this was noted."""
     tie_word_embeddings: bool
     has_chat_template: bool
     is_encoder_decoder: bool = False
@@ -47,11 +50,11 @@ def misfits(config: TrainingConfig, facts: ModelFacts) -> Iterator[Misfit]:
         yield Misfit(
             param="training.data.max_length",
             message=f"max_length {length} is beyond the model's context of "
-            f"{facts.context_length} tokens; give {facts.context_length} or less",
+            f"{facts.context_length} tokens",
+            remedy=f"give {facts.context_length} or less",
         )
-    has_encoder = facts.is_encoder_decoder
-    if (conflict := encoder_conflict(config.parallelism, has_encoder=has_encoder)) is not None:
-        yield Misfit(param="training.parallelism.strategy", message=conflict)
+    yield from _no_such_attention(config, facts)
+    yield from encoder_misfits(config.parallelism, has_encoder=facts.is_encoder_decoder)
     if facts.weights:
         subject = Subject(
             listed(facts.weights),
@@ -60,18 +63,43 @@ def misfits(config: TrainingConfig, facts: ModelFacts) -> Iterator[Misfit]:
             taken_names=frozenset(facts.taken_names),
             barred_names=frozenset(facts.barred_names),
             in_parts=config.parallelism.strategy == "zero3",
+            has_encoder=facts.is_encoder_decoder,
         )
         if config.adapter.type == "lora":
             yield from target_misfits(config.adapter, subject)
+            yield from _adapted_and_grown(config, subject)
         yield from _nothing_to_project(config, subject)
     else:
         yield from _unknown_leaves(config, facts)
+
+
+def _no_such_attention(config: TrainingConfig, facts: ModelFacts) -> Iterator[Misfit]:
+    asked = config.model.attn_implementation
+    if asked != "auto" and facts.attentions and asked not in facts.attentions:
+        yield Misfit(
+            param="training.model.attn_implementation",
+            message=f"{facts.architecture} has no {asked!r}, but {', '.join(facts.attentions)}",
+            remedy='set it to "auto"',
+        )
 
 
 def data_misfits(data: DataConfig, facts: ModelFacts, formats: Set[FormatName]) -> Iterator[Misfit]:
     """Every reason why rows of these formats cannot be written for this model as asked."""
     kind = Kind(has_encoder=facts.is_encoder_decoder, has_template=facts.has_chat_template)
     return layout_misfits(data, formats, kind)
+
+
+def _adapted_and_grown(config: TrainingConfig, subject: Subject) -> Iterator[Misfit]:
+    """Rows of new tokens are trained beside a frozen weight, which one with an adapter is not."""
+    if not config.model.adds_tokens:
+        return
+    for weight in adapted(config.adapter, subject):
+        if weight.kind in {"embedding", "head"}:
+            yield Misfit(
+                param="training.adapter.target_modules",
+                message=f"{weight.module} cannot have both an adapter and rows for new tokens",
+                remedy="name it in modules_to_save instead, or leave it out",
+            )
 
 
 def _nothing_to_project(config: TrainingConfig, subject: Subject) -> Iterator[Misfit]:

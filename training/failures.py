@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from training.data_files import DataError
 from training.events import Failure, Fault
+from training.misfit import Misfit
 from training.run_directory import StopReason
 
 INTERNAL_ERROR, PROCESS_LOST = "internal_error", "process_lost"
@@ -59,6 +60,16 @@ def invalid_spec(message: str, *, param: str, remedy: str) -> RunError:
     return RunError("invalid_spec", message, fault="spec", param=param, remedy=remedy)
 
 
+def unfit(misfit: Misfit) -> RunError:
+    """What a run ends with that was started all the same."""
+    remedy = misfit.remedy or f"change {misfit.param}, or leave it out"
+    return invalid_spec(_sentence(misfit.message), param=misfit.param, remedy=_sentence(remedy))
+
+
+def _sentence(words: str) -> str:
+    return f"{words[0].upper()}{words[1:]}."
+
+
 def failure_of(error: Exception) -> Failure:
     """What `error` means for the owner of the run."""
     if isinstance(error, RunError):
@@ -87,7 +98,11 @@ def shortage(error: BaseException) -> Failure | None:
 
 _MEMORY = frozenset({errno.ENOMEM})
 _DISK = frozenset({errno.ENOSPC, errno.EDQUOT})
-_GPU_WORDS = ("CUDA out of memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+_GPU_WORDS = (
+    *("CUDA out of memory", "CUDA error: out of memory", "Triton Error [CUDA]: out of memory"),
+    *("CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED", "CUSOLVER_STATUS_ALLOC_FAILED"),
+    *("Cuda failure 'out of memory'", "Cuda failure 2 'out of memory'"),  # NCCL, by its version
+)
 _HOST_WORDS = ("can't allocate memory", "Cannot allocate memory", "std::bad_alloc")
 _DISK_WORDS = (
     "No space left on device",

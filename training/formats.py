@@ -81,11 +81,15 @@ def _message(message: JsonObject) -> Message:
     return Message(
         role=role,
         content=message.get("content"),
-        weight=message.get("weight"),
+        weight=_weight(message),
         name=message.get("name"),
         tool_calls=_objects(message.get("tool_calls")),
         tool_call_id=message.get("tool_call_id"),
     )
+
+
+def _weight(turn: JsonObject) -> int | None:
+    return None if (weight := turn.get("weight")) is None else int(weight)
 
 
 def _sharegpt(line: int, row: JsonObject) -> Conversation:
@@ -94,8 +98,7 @@ def _sharegpt(line: int, row: JsonObject) -> Conversation:
 
 def _turn(turn: JsonObject) -> Message:
     name, text = name_in(turn), text_in(turn)
-    weight = turn.get("weight")
-    weight = None if weight is None else int(weight)
+    weight = _weight(turn)
     if name == CALL:
         calls = _objects(calls_in(text, "value"))
         return Message(ASSISTANT, None, weight, tool_calls=calls)

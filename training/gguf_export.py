@@ -33,7 +33,7 @@ from training.export_config import OutType
 from training.failures import RunError, invalid_spec
 from training.gguf_tokenizer import add_special_ids, read_tokenizer
 from training.model import load_plain_model
-from training.probing import logits_of, probe_of, require_same_answers
+from training.probing import distance, logits_of, probe_of, require_same_answers
 from training.reporting import Reporter
 
 
@@ -58,7 +58,7 @@ class Precision:
     Attributes:
         merged: The precision of the model that the file is made of, to be rounded to only once.
         loaded: What transformers reads the file back in, to lose nothing of it.
-        tolerance: How far the file may answer from that model.
+        tolerance: How far the file may answer from that model, its weights rounded as in the file.
     """
 
     kind: Kind
@@ -81,7 +81,7 @@ PRECISIONS: Mapping[OutType, Precision] = MappingProxyType(
         "f32": Precision(Kind.F32, FileType.ALL_F32, "float32", torch.float32, 1e-4),
         "f16": Precision(Kind.F16, FileType.MOSTLY_F16, "float16", torch.float16, 1e-3),
         "bf16": Precision(Kind.BF16, FileType.MOSTLY_BF16, "bfloat16", torch.bfloat16, 1e-3),
-        "q8_0": Precision(Kind.Q8_0, FileType.MOSTLY_Q8_0, "auto", torch.float32, 5e-2),
+        "q8_0": Precision(Kind.Q8_0, FileType.MOSTLY_Q8_0, "auto", torch.float32, 1e-4),
     }
 )
 _ROPE_FREQS = "rope_freqs.weight"
@@ -143,16 +143,29 @@ def check_gguf(
         How far its answers lie from the folder's.
 
     Raises:
-        RunError: Its answers or its tokens differ by more than rounding.
+        RunError: Its answers are not those of the folder with its weights so rounded, or its
+            tokens differ.
     """
     probe, precision = probe_of(tokenizer), PRECISIONS[outtype]
-    expected_TV = logits_of(load_plain_model(folder, "auto"), probe)
+    model = load_plain_model(folder, "auto")
+    merged_TV = rounded_TV = logits_of(model, probe)
+    if precision.merged == "auto":  # else it was merged in what the file keeps
+        _round_weights(model, precision.kind)
+        rounded_TV = logits_of(model, probe)
+    del model  # the memory of one model is enough
     found = AutoTokenizer.from_pretrained(target.parent, gguf_file=target.name)
     _require_same_tokens(found, tokenizer)
     found_TV = logits_of(_read_back(target, _config(folder), precision.loaded), probe)
-    return require_same_answers(
-        found_TV, expected_TV, tolerance=precision.tolerance, what="The GGUF file"
-    )
+    require_same_answers(found_TV, rounded_TV, tolerance=precision.tolerance, what="The GGUF file")
+    return distance(found_TV, merged_TV)
+
+
+def _round_weights(model: PreTrainedModel, kind: Kind) -> None:
+    """Make the weights what they are when they come back from a file."""
+    for parameter in model.parameters():
+        kept_in = _kind_of(tuple(parameter.shape), kind)
+        blocks = gguf.quantize(parameter.detach().float().numpy(), kept_in)
+        parameter.data = torch.from_numpy(gguf.dequantize(blocks, kept_in))
 
 
 def _read_back(target: Path, config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:

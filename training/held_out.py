@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from training.config import TrainingConfig
-from training.targets import Misfit
+from training.misfit import Misfit
 
 
 def held_out_misfits(config: TrainingConfig, *, has_rows: bool) -> Iterator[Misfit]:
@@ -20,6 +20,6 @@ def held_out_misfits(config: TrainingConfig, *, has_rows: bool) -> Iterator[Misf
         if is_asked:
             yield Misfit(
                 param=f"training.{key}",
-                message=f"{key} needs held-out rows: give a validation_file, or set "
-                "training.data.eval_split",
+                message=f"{key} needs held-out rows",
+                remedy="give a validation_file, or set training.data.eval_split",
             )

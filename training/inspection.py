@@ -7,7 +7,7 @@ weights, or with code of its own, is refused: opening it would run what somebody
 import hashlib
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -61,7 +61,8 @@ def inspect_model(folder: Path) -> ModelFacts:
     except (OSError, ValueError, KeyError) as error:
         raise _unusable(f"config.json cannot be used: {_first_line(error)}") from error
     text_config = config.get_text_config()
-    weights = weights_of(_without_weights(config))
+    model = _without_weights(config)
+    weights = weights_of(model)
     barred = barred_names(config, weights)
     linear = _leaf_names(w for w in weights if w.kind in LINEAR)
     return ModelFacts(
@@ -75,6 +76,7 @@ def inspect_model(folder: Path) -> ModelFacts:
         weights=grouped(weights),
         taken_names=tuple(sorted(taken_names(config))),
         barred_names=tuple(sorted(barred)),
+        attentions=tuple(_attentions(model)),
         tie_word_embeddings=bool(text_config.tie_word_embeddings),
         has_chat_template=_has_chat_template(folder),
         is_encoder_decoder=bool(config.is_encoder_decoder),
@@ -200,6 +202,14 @@ def _without_weights(config: Any) -> Any:  # noqa: ANN401 - heavy types
         raise _unusable(
             f"no language model can be made of its config.json: {_first_line(error)}"
         ) from error
+
+
+def _attentions(model: Any) -> Iterator[str]:  # noqa: ANN401 - as above
+    yield "eager"
+    if model._supports_sdpa:
+        yield "sdpa"
+    if model._supports_flash_attn:
+        yield "flash_attention_2"
 
 
 def _leaf_names(weights: Iterable[Weight]) -> tuple[str, ...]:

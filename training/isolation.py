@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 _NOTHING = 1e-6
 _ROUNDING = 1e-3
 _COARSE_ROUNDING = 0.1
-_PROBE_TOKENS = 8
+_PROBE_TOKENS = 4
 
 
 def made_up_documents(vocab_size: int, number: int) -> list[Document]:
@@ -66,12 +66,13 @@ def find_leak(model: nn.Module, vocab_size: int, collate: Collator) -> str | Non
     except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
         log.debug("packed documents do not fit the model", exc_info=True)
         return f"it fails on a row of several ({type(error).__name__})"
-    is_exact = next(model.parameters()).dtype == torch.float32
+    dtypes = {next(model.parameters()).dtype, one_2TV.dtype}
     by_place = _difference(one_2TV[1], one_2TV[0])
     by_content = max(_difference(one_2TV[at], other_2TV[at]) for at in (0, 1))
     # 8-bit kernels choose their outliers over a whole block.
     is_coarse = bool(getattr(model, "is_loaded_in_8bit", False))
-    rounding = _ROUNDING if is_exact and not is_coarse else _COARSE_ROUNDING
+    is_exact = dtypes == {torch.float32} and not is_coarse
+    rounding = _ROUNDING if is_exact else _COARSE_ROUNDING
     if by_place <= rounding and by_content <= (_COARSE_ROUNDING if is_coarse else _NOTHING):
         return None
     share = max(by_place, by_content)
@@ -80,6 +81,7 @@ def find_leak(model: nn.Module, vocab_size: int, collate: Collator) -> str | Non
 
 def _difference(one_TV: Tensor, other_TV: Tensor) -> float:
     """Mean difference of logits, as a share of their mean size; infinite if it is no number."""
+    one_TV, other_TV = one_TV.float(), other_TV.float()
     share = float((one_TV - other_TV).abs().mean() / other_TV.abs().mean())
     return share if math.isfinite(share) else math.inf
 
@@ -88,10 +90,13 @@ def _difference(one_TV: Tensor, other_TV: Tensor) -> float:
 def _logits_around(
     model: nn.Module, document: Document, between: Document, collate: Collator
 ) -> Tensor:
-    """Logits [2, T, V] of a document at both ends of a block that holds another one between."""
+    """Logits [2, T, V] of a document at both ends of a block that holds another one between.
+
+    There are two such blocks: some attentions keep the documents of a single row apart only.
+    """
     block = [document, between, document]
-    batch = on_device(collate([block]), next(model.parameters()).device)
+    batch = on_device(collate([block, block]), next(model.parameters()).device)
     with evaluating(model):
         logits_BTV: Tensor = model(**model_inputs(batch)).logits
     ends = logits_BTV[0, : len(document)], logits_BTV[0, -len(document) :]
-    return torch.stack(ends).float()
+    return torch.stack(ends)

@@ -98,6 +98,8 @@ class ArraySplitter:
 
     def _goes_on(self, mark: bytes) -> bool:
         """Whether the row does behind a comma or a closing bracket."""
+        if self._depth == 1 and mark == b"}":
+            return True  # one too many for the row, which says so: it does not close an array
         self._depth -= mark != b","
         return self._depth > 1 or (self._depth == 1 and mark != b",")
 

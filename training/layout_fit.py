@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from training.data_config import DataConfig, FormatName
 from training.formats import FORMATS
-from training.targets import Misfit
+from training.misfit import Misfit
 
 SEQ2SEQ_TEMPLATE = "alpaca_seq2seq"
 NAMES = "alpaca, chatml, vigogne_alpaca, vigogne_chat_v2 or vigogne_chat_v3"
@@ -46,8 +46,8 @@ def layout_misfits(data: DataConfig, formats: Set[FormatName], kind: Kind) -> It
         if data.default_system is not None:
             yield Misfit(
                 param=f"{_DATA}.default_system",
-                message="prompts and completions, and plain texts, have no system message; "
-                f"remove {_DATA}.default_system, or send messages or instructions",
+                message="prompts and completions, and plain texts, have no system message",
+                remedy=f"remove {_DATA}.default_system, or send messages or instructions",
             )
     elif formats and data.template == "auto" and kind.has_template:
         yield from _with_its_own_template(data)
@@ -57,8 +57,9 @@ def _with_its_own_template(data: DataConfig) -> Iterator[Misfit]:
     if data.add_bos_token is not None:
         yield Misfit(
             param=f"{_DATA}.add_bos_token",
-            message="the model's own chat template decides whether a text begins with a token for "
-            f"that; remove {_DATA}.add_bos_token, or name a {_DATA}.template",
+            message="the model's own chat template decides whether a text begins with a token "
+            "for that",
+            remedy=f"remove {_DATA}.add_bos_token, or name a {_DATA}.template",
         )
 
 
@@ -68,12 +69,14 @@ def _without_an_encoder(data: DataConfig, formats: Set[FormatName], kind: Kind) 
         yield Misfit(
             param=f"{_DATA}.template",
             message=f"{SEQ2SEQ_TEMPLATE} is a layout for models with an encoder, which this one "
-            f"has not; set {_DATA}.template to {NAMES}",
+            "has not",
+            remedy=f"set {_DATA}.template to {NAMES}",
         )
     elif data.template == "auto" and has_chats and not kind.has_template:
         yield Misfit(
             param=f"{_DATA}.template",
-            message=f"the model has no chat template of its own; set {_DATA}.template to {NAMES}",
+            message="the model has no chat template of its own",
+            remedy=f"set {_DATA}.template to {NAMES}",
         )
 
 
@@ -82,28 +85,30 @@ def _with_an_encoder(data: DataConfig, formats: Set[FormatName]) -> Iterator[Mis
         yield Misfit(
             param=f"{_DATA}.template",
             message=f"{data.template} is a layout for models without an encoder, and this one has "
-            f"one; set {_DATA}.template to {SEQ2SEQ_TEMPLATE}, or to auto",
+            "one",
+            remedy=f"set {_DATA}.template to {SEQ2SEQ_TEMPLATE}, or to auto",
         )
     if data.packing:
         yield Misfit(
             param=f"{_DATA}.packing",
-            message="an encoder would read all rows of a block as one; "
-            f"set {_DATA}.packing to false",
+            message="an encoder would read all rows of a block as one",
+            remedy=f"set {_DATA}.packing to false",
         )
     if "text" in formats:
         yield Misfit(
             param=f"{_DATA}.format",
-            message="a plain text has nothing for the encoder to read; send prompts and "
-            "completions, or choose a model without an encoder",
+            message="a plain text has nothing for the encoder to read",
+            remedy="send prompts and completions, or choose a model without an encoder",
         )
     if data.train_on == "everything":
         yield Misfit(
             param=f"{_DATA}.train_on",
-            message=f"what an encoder reads takes no loss; set {_DATA}.train_on to assistant",
+            message="what an encoder reads takes no loss",
+            remedy=f"set {_DATA}.train_on to assistant",
         )
     if data.overlong == "split":
         yield Misfit(
             param=f"{_DATA}.overlong",
-            message="a part of an answer has nothing for the encoder to read; "
-            f"set {_DATA}.overlong to drop, truncate_end or truncate_prompt",
+            message="a part of an answer has nothing for the encoder to read",
+            remedy=f"set {_DATA}.overlong to drop, truncate_end or truncate_prompt",
         )

@@ -13,10 +13,9 @@ from types import MappingProxyType
 from transformers import PreTrainedTokenizerBase
 
 from training.data_config import DataConfig, FormatName
-from training.failures import RunError, invalid_spec
+from training.failures import invalid_spec, unfit
 from training.layout_fit import SEQ2SEQ_TEMPLATE, Kind, layout_misfits
 from training.rows import Conversation, Instruction, Message
-from training.targets import Misfit
 
 MergeInput = Callable[[str, str], str]
 """From an instruction and its input, which is not empty, to one question."""
@@ -183,7 +182,7 @@ def choose_layout(
     """
     kind = Kind(has_encoder=has_encoder, has_template=tokenizer.chat_template is not None)
     for misfit in layout_misfits(data, formats, kind):
-        raise _refusal(misfit)
+        raise unfit(misfit)
     adds_bos = _adds_bos(tokenizer, data)
     if not formats - {"prompt_completion", "text"}:
         return Layout(None, adds_bos=adds_bos)
@@ -194,15 +193,6 @@ def choose_layout(
     named = NAMED_TEMPLATES[default if data.template == "auto" else data.template]
     body = _with_default_system(named.body(tokenizer), data.default_system)
     return Layout("{{ bos_token }}" * adds_bos + body, named.merge, adds_bos)
-
-
-def _refusal(misfit: Misfit) -> RunError:
-    message, _, remedy = (
-        f"{part[0].upper()}{part[1:]}." for part in misfit.message.partition("; ")
-    )
-    if misfit.param != "training.data.template":
-        return invalid_spec(message, param=misfit.param, remedy=remedy)
-    return RunError("invalid_template", message, fault="spec", param=misfit.param, remedy=remedy)
 
 
 def _adds_bos(tokenizer: PreTrainedTokenizerBase, data: DataConfig) -> bool:

@@ -77,12 +77,16 @@ class Ledger(BaseModel):
             return self.loss_sum / self.num_targets
         return self.metrics.get("train_loss")
 
-    def close_window(self) -> Numbers:
-        """Loss and accuracy per trained token since the last call."""
-        numbers: Numbers = {
+    def window(self) -> Numbers:
+        """Loss and accuracy per trained token since the last metrics."""
+        return {
             "train_loss": self.loss_sum / max(self.num_targets, 1),
             "train_mean_token_accuracy": self.num_correct / max(self.num_targets, 1),
         }
+
+    def close_window(self) -> Numbers:
+        """As `window`, which begins anew."""
+        numbers = self.window()
         self.loss_sum, self.num_correct, self.num_targets = 0.0, 0, 0
         return numbers
 

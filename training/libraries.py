@@ -42,14 +42,24 @@ def load_ahead() -> None:
     Raises:
         RuntimeError: Something has begun to use the GPUs, and with that chosen among them.
     """
-    load_libraries()
-    for name in _ON_THE_WAY:
-        importlib.import_module(name)
+    # transformers asks the GPUs, while it is imported, whether these could be used.
+    with left_out("flash_attn"), left_out("flash_attn_interface"):
+        load_libraries()
+        for name in _ON_THE_WAY:
+            importlib.import_module(name)
+    _forget_answers()
     conversions = importlib.import_module("transformers.conversion_mapping")
     conversions.get_checkpoint_conversion_mapping("llama")  # compiles a thousand expressions, once
     gc.freeze()
     if not _gpus_are_untouched():
         raise RuntimeError("a library has initialised CUDA while it was imported")
+
+
+def _forget_answers() -> None:
+    """Have transformers look for flash attention anew, once the GPUs are known."""
+    looking = importlib.import_module("transformers.utils.import_utils")
+    for version in (2, 3, 4):
+        getattr(looking, f"is_flash_attn_{version}_available").cache_clear()
 
 
 def _gpus_are_untouched() -> bool:

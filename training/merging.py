@@ -23,11 +23,19 @@ from training.checkpoint import ADAPTER_FILE
 from training.export import check_model
 from training.failures import RunError, invalid_spec
 from training.model import load_config, load_plain_model
-from training.probing import distance, logits_of, probe_of, require_same_answers
+from training.probing import (
+    distance,
+    logits_of,
+    probe_of,
+    require_same_answers,
+    rounding_noise,
+)
 from training.reporting import Reporter
 
 _TOLERANCE = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 3e-2}
 """How far the merged model may answer from base and adapter, by the precision of its weights."""
+_NOISE = 2
+"""And how much farther than its own rounding moves it, where that is more."""
 _MUCH_LOST = 0.5
 _NO_NEWS = (
     "All adapters are already merged",  # layer by layer, below
@@ -81,9 +89,14 @@ class Merger:
         del model  # the memory of one model is enough
         reporter.enter("checking")
         check_model(folder)
-        found_TV = logits_of(load_plain_model(folder, "auto"), probe)
+        written = load_plain_model(folder, "auto")
+        found_TV = logits_of(written, probe)
         require_same_answers(
-            found_TV, expected_TV, tolerance=_TOLERANCE[dtype], what="The merged model"
+            found_TV,
+            expected_TV,
+            tolerance=_TOLERANCE[dtype],
+            what="The merged model",
+            noise=lambda: _NOISE * rounding_noise(written, probe),
         )
 
     def _save(self, model: PreTrainedModel, folder: Path) -> None:
@@ -174,13 +187,15 @@ def _refuse_quantized(base: Path) -> None:
 def _require_loaded(adapted: PeftModel, adapter: Path) -> None:
     """PEFT passes over what it cannot place: what it holds has to be what the file says.
 
+    It holds modules that were trained whole in the precision of the base.
+
     Raises:
         RunError: It is not.
     """
     state = load_file(adapter / ADAPTER_FILE)
     loaded = get_peft_model_state_dict(adapted, save_embedding_layers=False)
     differing = sorted(state.keys() ^ loaded.keys()) or sorted(
-        name for name in state if not torch.equal(loaded[name].to(state[name].dtype), state[name])
+        name for name in state if not torch.equal(state[name].to(loaded[name].dtype), loaded[name])
     )
     if differing:
         raise RunError(

@@ -3,8 +3,8 @@
 No network, no code from the folder, no pickled weights.
 """
 
-import importlib.util
 import logging
+import os
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -20,6 +20,8 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.models.auto.auto_factory import _get_model_class
+from transformers.utils.import_utils import is_flash_attn_2_available
 
 from training.added_tokens import Vocabulary, extended
 from training.config import TrainingConfig
@@ -31,6 +33,10 @@ from training.model_config import ModelConfig, QuantizationConfig
 from training.parallelism_config import ParallelismConfig
 
 log = logging.getLogger(__name__)
+
+_KEPT_WHOLE = {"mamba": ["dt_proj", "lm_head"]}
+"""By architecture: layers that stay as they are in a quantised model, whose code reads their
+weight itself; the others have theirs from transformers."""
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -51,14 +57,7 @@ def load_vocabulary(folder: Path, config: ModelConfig) -> Vocabulary:
         RunError: As for `load_tokenizer`, which takes it as it is.
     """
     check_model_folder(folder)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False
-        )
-    except (OSError, ValueError, KeyError) as error:
-        raise _not_loadable("tokenizer", error) from error
-    if not tokenizer.is_fast:
-        raise _not_loadable("tokenizer", "it tells no offsets; a tokenizer.json is needed")
+    tokenizer = read_tokenizer(folder)
     vocabulary = extended(tokenizer, config)
     if tokenizer.eos_token_id is None:
         raise invalid_spec(
@@ -70,6 +69,25 @@ def load_vocabulary(folder: Path, config: ModelConfig) -> Vocabulary:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "right"
     return vocabulary
+
+
+def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer as it lies in its folder.
+
+    Raises:
+        RunError: It cannot be read, or tells no offsets.
+    """
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+    except (OSError, ValueError, KeyError) as error:
+        is_there = (folder / "tokenizer.json").exists()
+        reason = error if is_there else "there is no tokenizer.json, nor what makes one"
+        raise _not_loadable("tokenizer", reason) from error
+    if not tokenizer.is_fast:
+        raise _not_loadable("tokenizer", "it tells no offsets; a tokenizer.json is needed")
+    return tokenizer
 
 
 def load_model(folder: Path, config: TrainingConfig) -> PreTrainedModel:
@@ -85,9 +103,10 @@ def load_model(folder: Path, config: TrainingConfig) -> PreTrainedModel:
     check_model_folder(folder)
     check_device(config.model)
     dtype = torch.float32 if config.adapter.type == "none" else computation_dtype(config.model)
-    options: dict[str, Any] = {"attn_implementation": attention(config.model)}
+    options: dict[str, Any] = {"attn_implementation": attention(config.model, folder)}
     if config.model.quantization is not None:
-        options["quantization_config"] = _bitsandbytes(config.model.quantization, dtype)
+        skipped = _KEPT_WHOLE.get(load_config(folder).model_type)
+        options["quantization_config"] = _bitsandbytes(config.model.quantization, dtype, skipped)
     model = _from_pretrained(folder, dtype=dtype, **_placement(config.parallelism), **options)
     model.config.use_cache = False
     _keep_layout(model)
@@ -121,8 +140,7 @@ def load_plain_model(folder: Path, dtype: torch.dtype | Literal["auto"]) -> PreT
 def _from_pretrained(folder: Path, **options: Any) -> PreTrainedModel:  # noqa: ANN401
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        loader = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-        return loader.from_pretrained(
+        model: PreTrainedModel = _loader(config).from_pretrained(
             folder,
             use_safetensors=True,
             local_files_only=True,
@@ -131,19 +149,37 @@ def _from_pretrained(folder: Path, **options: Any) -> PreTrainedModel:  # noqa: 
         )
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise _not_loadable("model", error) from error
+    return model
+
+
+def _loader(config: PreTrainedConfig) -> Any:  # noqa: ANN401 - it has two classes
+    return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
 
 
 def computation_dtype(config: ModelConfig) -> torch.dtype:
     return getattr(torch, config.dtype)  # type: ignore[no-any-return]
 
 
-def attention(config: ModelConfig) -> str | None:
+def attention(config: ModelConfig, folder: Path) -> str | None:
     """The attention to ask transformers for; None leaves the choice (sdpa, else eager) to it."""
     if config.attn_implementation != "auto":
         return config.attn_implementation
-    fits = config.dtype != "float32" and torch.cuda.is_available()
-    installed = importlib.util.find_spec("flash_attn") is not None
-    return "flash_attention_2" if fits and installed else None
+    fits = config.dtype != "float32" and _has_flash_attention() and _knows_flash_attention(folder)
+    return "flash_attention_2" if fits else None
+
+
+def _has_flash_attention() -> bool:
+    """Whether it is installed, and made for this machine's GPU: it needs Ampere or newer."""
+    return is_flash_attn_2_available() and torch.cuda.get_device_capability() >= (8, 0)
+
+
+def _knows_flash_attention(folder: Path) -> bool:
+    config = _whole_config(folder)
+    models = _loader(config)._model_mapping
+    if type(config) not in models:
+        return False
+    model: Any = _get_model_class(config, models)  # type: ignore[no-untyped-call]
+    return bool(model._supports_flash_attn)
 
 
 def load_config(folder: Path) -> PreTrainedConfig:
@@ -153,19 +189,36 @@ def load_config(folder: Path) -> PreTrainedConfig:
         RunError: It cannot be read.
     """
     check_model_folder(folder)
+    return _whole_config(folder).get_text_config()
+
+
+def _whole_config(folder: Path) -> PreTrainedConfig:
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        config: PreTrainedConfig = AutoConfig.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
     except (OSError, ValueError, KeyError) as error:
         raise _not_loadable("configuration", error) from error
-    return cast("PreTrainedConfig", config.get_text_config())
+    return config
 
 
 def slow_precision(config: ModelConfig) -> str | None:
     """A word of advice where this machine computes the chosen precision by detours."""
-    if config.dtype != "bfloat16" or torch.cuda.is_available():
+    if config.dtype != "bfloat16":
         return None
-    if torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        return None
+    if torch.cuda.is_available():
+        return None if torch.cuda.is_bf16_supported(including_emulation=False) else _slow_on_gpu()
+    return None if torch.ops.mkldnn._is_mkldnn_bf16_supported() else _slow_on_cpu()
+
+
+def _slow_on_gpu() -> str:
+    return (
+        "This GPU has no bfloat16 instructions, so that float16 is faster on it: "
+        'set training.model.dtype to "float16".'
+    )
+
+
+def _slow_on_cpu() -> str:
     return (
         "This CPU has no bfloat16 instructions, so that float32 is many times as fast on it: "
         'set training.model.dtype to "float32".'
@@ -193,10 +246,19 @@ def check_device(config: ModelConfig) -> None:
     """Refuse what only a GPU can do where there is none.
 
     Raises:
-        RunError: Naming the key; nothing is quietly done otherwise than asked.
+        RunError: Naming the key; nothing is quietly done otherwise than asked. Or GPUs that the
+            run was given are of no use to torch.
     """
     if torch.cuda.is_available():
         return
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "-1") not in {"", "-1"}:
+        raise RunError(
+            "gpu_unusable",
+            "torch cannot use the GPU that this run was given.",
+            fault="infrastructure",
+            remedy="Look at the run's log and at the worker: its driver may be too old for its "
+            "torch, or its torch be made without CUDA.",
+        )
     if config.dtype == "float16":
         raise invalid_spec(
             "float16 needs a GPU, and this machine has none.",
@@ -213,10 +275,15 @@ def check_device(config: ModelConfig) -> None:
         raise refused("Liger's kernels need a GPU, and this machine has none.")
 
 
-def _bitsandbytes(config: QuantizationConfig, dtype: torch.dtype) -> BitsAndBytesConfig:
+def _bitsandbytes(
+    config: QuantizationConfig, dtype: torch.dtype, skipped: list[str] | None
+) -> BitsAndBytesConfig:
     if config.bits == 8:
-        return BitsAndBytesConfig(load_in_8bit=True)  # type: ignore[no-untyped-call]
+        return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+            load_in_8bit=True, llm_int8_skip_modules=skipped
+        )
     return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+        llm_int8_skip_modules=skipped,
         load_in_4bit=True,
         bnb_4bit_quant_type=config.type or "nf4",
         bnb_4bit_use_double_quant=config.double_quant is not False,

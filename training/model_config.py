@@ -1,11 +1,12 @@
 """How the base model is loaded. Light."""
 
-from typing import Annotated, Literal, Self
+from collections.abc import Iterator
+from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, model_validator, with_config
+from pydantic import ConfigDict, Field, with_config
 from typing_extensions import TypedDict
 
-from training.section import Section, Text
+from training.section import PLAIN, Conflict, Section
 
 DType = Literal["bfloat16", "float16", "float32"]
 
@@ -17,17 +18,15 @@ class QuantizationConfig(Section):
     type: Literal["nf4", "fp4"] | None = Field(None, description="4 bits only; None: nf4.")
     double_quant: bool | None = Field(None, description="4 bits only; None: true.")
 
-    @model_validator(mode="after")
-    def _four_bit_options(self) -> Self:
+    def _conflicts(self) -> Iterator[Conflict]:
         if self.bits == 8 and (self.type or self.double_quant):
-            raise ValueError(
-                "`type` and `double_quant` belong to 4-bit quantisation: "
-                "remove them, or set `bits` to 4"
+            yield Conflict(
+                "type" if self.type else "double_quant",
+                "belongs to 4-bit quantisation: remove it, or set bits to 4",
             )
-        return self
 
 
-Token = Annotated[Text, Field(min_length=1, max_length=256)]
+Token = Annotated[str, Field(min_length=1, max_length=256), PLAIN]
 
 
 @with_config(ConfigDict(extra="forbid", strict=True))
@@ -59,3 +58,16 @@ class ModelConfig(Section):
     add_special_tokens: SpecialTokens = Field(
         default=SpecialTokens(), description="The same, with what each of them is for."
     )
+
+    def _conflicts(self) -> Iterator[Conflict]:
+        if self.attn_implementation == "flash_attention_2" and self.dtype == "float32":
+            yield Conflict(
+                "attn_implementation",
+                'attn_implementation "flash_attention_2" computes in 16 bits: set dtype to '
+                '"bfloat16" or "float16", or attn_implementation to "auto"',
+            )
+
+    @property
+    def adds_tokens(self) -> bool:
+        """Whether the vocabulary may grow: some of them may be there already."""
+        return bool(self.add_tokens or self.add_special_tokens)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -12,12 +12,12 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     ValidationError,
-    model_validator,
 )
 
+from training.misfit import Misfit
 from training.optimizers import OPTIMIZERS, Optimizer
 from training.schedules import SCHEDULES, Schedule
-from training.section import Section, Text
+from training.section import Conflict, Section, Text
 
 LORA_LEARNING_RATE = 2e-4
 FULL_LEARNING_RATE = 2e-5
@@ -63,7 +63,9 @@ def _number_or_word(text: str) -> Argument:
     return found if isinstance(found, bool | int | float) else text
 
 
-def _problems(key: str, arguments: type[Section], given: Mapping[str, Argument]) -> Iterator[str]:
+def _problems(
+    key: str, arguments: type[Section], given: Mapping[str, Argument]
+) -> Iterator[Conflict]:
     try:
         arguments.model_validate(given)
     except ValidationError as error:
@@ -71,8 +73,9 @@ def _problems(key: str, arguments: type[Section], given: Mapping[str, Argument])
         for each in error.errors():
             place = ".".join((key, *map(str, each["loc"])))
             is_unknown = each["type"] == "extra_forbidden"
-            what = "unknown" if is_unknown else each["msg"].removeprefix("Value error, ")
-            yield f"{place}: {what}; it takes {accepted}"
+            words = each["msg"].removeprefix("Value error, ").removeprefix("Input ")
+            what = "unknown" if is_unknown else words
+            yield Conflict(place, f"{what}; it takes {accepted}")
 
 
 SamplingStrategy = Literal["random", "group_by_length", "sequential"]
@@ -91,7 +94,7 @@ class OptimizationConfig(Section):
     train_sampling_strategy: SamplingStrategy = Field(
         "random", description="Which rows come together: any, those of a length, or as they stand."
     )
-    learning_rate: PositiveFloat | None = Field(
+    learning_rate: Annotated[PositiveFloat, Field(le=100)] | None = Field(
         None, description=f"None: {LORA_LEARNING_RATE} for LoRA, {FULL_LEARNING_RATE} for full."
     )
     lr_scheduler_type: Annotated[
@@ -116,26 +119,14 @@ class OptimizationConfig(Section):
     ) = Field(None, description="Linear layers that GaLore and APOLLO project.")
     adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
     adam_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
-    adam_epsilon: PositiveFloat = 1e-8
-    weight_decay: NonNegativeFloat = 0.0
+    adam_epsilon: Annotated[PositiveFloat, Field(le=1)] = 1e-8
+    weight_decay: Annotated[NonNegativeFloat, Field(le=100)] = 0.0
     max_grad_norm: PositiveFloat = 1.0
     neftune_noise_alpha: PositiveFloat | None = Field(
         None, description="Noise on the embeddings while training (arXiv:2310.05914)."
     )
     gradient_checkpointing: bool = True
     torch_compile: bool = False
-
-    @model_validator(mode="after")
-    def _warmup_is_a_share_or_a_count(self) -> Self:
-        if self.warmup_steps >= 1 and not float(self.warmup_steps).is_integer():
-            raise ValueError("warmup_steps is a share below 1 or a whole number of steps")
-        return self
-
-    @model_validator(mode="after")
-    def _arguments_fit(self) -> Self:
-        for problem in self._conflicts():
-            raise ValueError(problem)
-        return self
 
     @property
     def optimizer(self) -> Optimizer:
@@ -145,19 +136,70 @@ class OptimizationConfig(Section):
     def schedule(self) -> Schedule:
         return SCHEDULES[self.lr_scheduler_type]
 
-    def _conflicts(self) -> Iterator[str]:
+    @property
+    def _warms_up(self) -> bool:
+        return self.schedule.warms_up or self.optimizer.averages
+
+    def num_warmup_steps(self, num_steps: int) -> int:
+        """Of a run of `num_steps`."""
+        if not self._warms_up:
+            return 0
+        # Rounded down: the first step of a warm-up has a rate of 0, which a short run cannot spare.
+        share = self.warmup_steps
+        return int(share * num_steps) if share < 1 else int(share)
+
+    @property
+    def num_decay_steps(self) -> int:
+        """At the end of a run, where the schedule counts them."""
+        return int(self.lr_scheduler_kwargs.get("num_decay_steps", 0))
+
+    def length_misfits(self, num_steps: int) -> Iterator[Misfit]:
+        """What does not fit into a run of so many steps."""
+        before, after = self.num_warmup_steps(num_steps), self.num_decay_steps
+        if before + after > num_steps:
+            key = "lr_scheduler_kwargs" if after else "warmup_steps"
+            yield Misfit(
+                param=f"training.optimization.{key}",
+                message=f"the steps of the run, {num_steps}, are fewer than the {before} of its "
+                + (f"warm-up and the {after} of its decay together" if after else "warm-up"),
+                remedy="lower warmup_steps or num_decay_steps, or train longer",
+            )
+        elif before == num_steps == 1:
+            yield Misfit(
+                param="training.optimization.warmup_steps",
+                message="the run has one step, which is that of its warm-up, whose rate is 0",
+                remedy="set warmup_steps to 0, or train longer",
+            )
+
+    def _conflicts(self) -> Iterator[Conflict]:
         optimizer, schedule = self.optimizer, self.schedule
+        if self.warmup_steps >= 1 and not float(self.warmup_steps).is_integer():
+            yield Conflict(
+                "warmup_steps", "warmup_steps is a share below 1 or a whole number of steps"
+            )
         yield from _problems("optim_args", optimizer.arguments, self.optim_args)
         yield from _problems("lr_scheduler_kwargs", schedule.arguments, self.lr_scheduler_kwargs)
         if optimizer.projects and self.optim_target_modules is None:
-            yield f'optim {self.optim!r} needs optim_target_modules, e.g. "all-linear"'
+            yield Conflict(
+                "optim_target_modules",
+                f'optim {self.optim!r} needs optim_target_modules, e.g. "all-linear"',
+            )
         if not optimizer.projects and self.optim_target_modules is not None:
-            yield f"optim_target_modules is for GaLore and APOLLO, which {self.optim!r} is not"
+            yield Conflict(
+                "optim_target_modules",
+                f"optim_target_modules is for GaLore and APOLLO, which {self.optim!r} is not",
+            )
         if optimizer.averages and self.lr_scheduler_type != "constant":
-            yield f'optim {self.optim!r} is its own schedule: set lr_scheduler_type to "constant"'
-        warms_up = schedule.warms_up or optimizer.averages
-        if not warms_up and self.warmup_steps not in {0, DEFAULT_WARMUP}:
-            yield (
+            yield Conflict(
+                "lr_scheduler_type",
+                f'optim {self.optim!r} is its own schedule: set lr_scheduler_type to "constant"',
+            )
+        if self.max_steps is not None:
+            for misfit in self.length_misfits(self.max_steps):
+                yield Conflict(misfit.param.rpartition(".")[2], str(misfit))
+        if not self._warms_up and self.warmup_steps not in {0, DEFAULT_WARMUP}:
+            yield Conflict(
+                "warmup_steps",
                 f"lr_scheduler_type {self.lr_scheduler_type!r} has no warm-up: set warmup_steps "
-                'to 0, or choose "constant_with_warmup"'
+                'to 0, or choose "constant_with_warmup"',
             )

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer_utils import SchedulerType, TrainOutput
 
 from training.config import TrainingConfig
-from training.failures import RunError, invalid_spec
+from training.failures import unfit
 from training.optimization_config import parse_arguments
 
 
@@ -29,12 +29,8 @@ def optimizer_arguments(config: TrainingConfig, num_steps: int) -> dict[str, Any
         RunError: The run is too short for the schedule.
     """
     optimization = config.optimization
-    warmup = optimization.warmup_steps
-    # Rounded down: the first step of a warm-up has a rate of 0, which a short run cannot spare.
-    num_warmup_steps = int(warmup * num_steps) if warmup < 1 else int(warmup)
-    num_decay_steps = optimization.lr_scheduler_kwargs.get("num_decay_steps", 0)
-    if isinstance(num_decay_steps, int) and num_warmup_steps + num_decay_steps > num_steps:
-        raise _too_short(num_steps, num_warmup_steps, num_decay_steps)
+    for misfit in optimization.length_misfits(num_steps):
+        raise unfit(misfit)
     return {
         "learning_rate": optimization.learning_rate,
         # HF takes one that follows the loss only where it evaluates itself: see `create_scheduler`.
@@ -42,7 +38,7 @@ def optimizer_arguments(config: TrainingConfig, num_steps: int) -> dict[str, Any
             "constant" if optimization.schedule.follows_loss else optimization.lr_scheduler_type
         ),
         "lr_scheduler_kwargs": dict(optimization.lr_scheduler_kwargs),
-        "warmup_steps": num_warmup_steps,
+        "warmup_steps": optimization.num_warmup_steps(num_steps),
         "optim": optimization.optim,
         "optim_args": _as_text(optimization.optim_args),
         "optim_target_modules": optimization.optim_target_modules,
@@ -89,10 +85,18 @@ class OptimizingTrainer(Trainer):
         return super().create_scheduler(num_training_steps, optimizer)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if self.is_fsdp_enabled:
+            self._wake_scaler(checkpoint)
         with torch.serialization.safe_globals(_state_classes(self.config)):
             super()._load_optimizer_and_scheduler(checkpoint)
         if self._loss_to_follow is not None:
             self.follow_loss(self._loss_to_follow)
+
+    def _wake_scaler(self, checkpoint: str | None) -> None:
+        """FSDP makes room for the optimiser's state by an empty step, which float16 scales."""
+        if checkpoint is not None and self.accelerator.scaler is not None:
+            self._load_scaler(checkpoint)
+            self.accelerator.scaler._lazy_init_scale_growth_tracker(self.args.device)
 
     def _evaluate(self, *_args: object, **_kwargs: object) -> dict[str, float]:
         """HF would look for the loss under a name of its own to step the schedule with."""
@@ -131,15 +135,6 @@ class OptimizingTrainer(Trainer):
         if self.config.optimization.optimizer.averages:
             optimizer.eval()
         return output
-
-
-def _too_short(num_steps: int, num_warmup_steps: int, num_decay_steps: int) -> RunError:
-    return invalid_spec(
-        f"The run has {num_steps} steps, fewer than the {num_warmup_steps} of its warm-up and the "
-        f"{num_decay_steps} of its decay together.",
-        param="training.optimization.lr_scheduler_kwargs",
-        remedy="Lower num_decay_steps or warmup_steps, or train longer.",
-    )
 
 
 def _as_text(arguments: dict[str, Any]) -> str | None:

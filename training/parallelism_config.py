@@ -1,11 +1,12 @@
 """How many processes train one model, and how they share it. Light."""
 
-from typing import Annotated, Literal, Self
+from collections.abc import Iterator
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
 from training.deepspeed_config import DeepSpeedConfig
-from training.section import Section
+from training.section import Conflict, Section
 
 Strategy = Literal["none", "ddp", "zero2", "zero3", "fsdp"]
 Offload = Literal["optimizer", "parameters"]
@@ -39,41 +40,36 @@ class ParallelismConfig(Section):
             raise ValueError('name what is offloaded: ["optimizer"], ["parameters"] or both')  # noqa: TRY004 - pydantic's
         return value
 
-    @model_validator(mode="after")
-    def _several_processes_share_somehow(self) -> Self:
+    def _conflicts(self) -> Iterator[Conflict]:
         if self.strategy == "none" and self.count > 1:
-            raise ValueError(
+            yield Conflict(
+                "strategy",
                 f"{self.count} processes need a way to share the model: set strategy to "
-                '"ddp" (a whole model in each), "zero2", "zero3" or "fsdp"'
+                '"ddp" (a whole model in each), "zero2", "zero3" or "fsdp"',
             )
-        return self
-
-    @model_validator(mode="after")
-    def _offload_is_possible(self) -> Self:
         possible = _OFFLOADS.get(self.strategy, ())
         if self.offload and set(self.offload) not in possible:
             ways = " or ".join(str(sorted(way)) for way in possible)
-            raise ValueError(
+            yield Conflict(
+                "offload",
                 f'strategy "{self.strategy}" cannot offload {" and ".join(self.offload)}: '
-                + (f"set offload to {ways}" if ways else 'leave it out, or choose "zero3"')
+                + (f"set offload to {ways}" if ways else 'leave it out, or choose "zero3"'),
             )
-        return self
+        if self.deepspeed is not None:
+            yield from self._deepspeed_conflicts(self.deepspeed)
 
-    @model_validator(mode="after")
-    def _deepspeed_fits_the_strategy(self) -> Self:
-        if self.deepspeed is None:
-            return self
-        stage = self.deepspeed.zero_optimization.stage
+    def _deepspeed_conflicts(self, deepspeed: DeepSpeedConfig) -> Iterator[Conflict]:
+        stage = deepspeed.zero_optimization.stage
         if _STAGES.get(self.strategy) != stage:
-            raise ValueError(
+            yield Conflict(
+                "strategy",
                 f"deepspeed says stage {stage}: set strategy to "
                 f'"zero{stage}", or zero_optimization.stage to that of "{self.strategy}"'
                 if self.strategy in _STAGES
-                else f'deepspeed belongs to "zero2" and "zero3": set strategy to "zero{stage}"'
+                else f'deepspeed belongs to "zero2" and "zero3": set strategy to "zero{stage}"',
             )
         if self.offload:
-            raise ValueError("deepspeed says itself what is offloaded: leave offload out")
-        return self
+            yield Conflict("offload", "deepspeed says itself what is offloaded: leave offload out")
 
     @property
     def count(self) -> int:

@@ -74,14 +74,19 @@ class DataReader:
         assert limits.max_length is not None, "the configuration is not resolved"
         if not document.num_targets:
             counts.drop(NO_TARGET, row.line, "no token takes loss")
-        elif len(document) < limits.min_length:
-            detail = f"{len(document)} tokens, at least {limits.min_length} asked for"
-            counts.drop(TOO_SHORT, row.line, detail)
-        elif len(document) <= limits.max_length:
-            return [document]
-        else:
+        elif len(document) > limits.max_length:
             return self._fitted(row, document, counts)
+        elif self._is_long_enough(document, row, counts):
+            return [document]
         return []
+
+    def _is_long_enough(self, document: Document, row: Row, counts: DataCounts) -> bool:
+        """Whether a row, or what is made of one, is trained on; if not, that is counted."""
+        least = self._config.min_length
+        if len(document) >= least:
+            return True
+        counts.drop(TOO_SHORT, row.line, f"{len(document)} tokens, at least {least} asked for")
+        return False
 
     def _fitted(self, row: Row, document: Document, counts: DataCounts) -> list[Document]:
         parts = self._parts(row, document)
@@ -89,13 +94,14 @@ class DataReader:
             counts.drop(parts.reason, row.line, parts.detail)
             return []
         taught = [part for part in parts if part.num_targets]
-        if taught:
-            counts.rows_cut += len(parts) == 1
-            counts.rows_split += len(parts) > 1
-        else:
+        if not taught:
             detail = f"the answer begins after {self._config.max_length} tokens"
             counts.drop(CUT_TO_NOTHING, row.line, detail)
-        return taught
+        kept = [part for part in taught if self._is_long_enough(part, row, counts)]
+        if kept:
+            counts.rows_cut += len(parts) == 1
+            counts.rows_split += len(parts) > 1
+        return kept
 
     def _parts(self, row: Row, document: Document) -> list[Document] | Refusal:
         """What is made of a row that is too long; no part of it invents an end of sequence."""

@@ -1,7 +1,9 @@
 """What a model learns from a probe as it is: the measure of every faster way to the same."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -22,10 +24,16 @@ _SAME_ROUNDED = 0.1
 
 Float32 sums taken in another order were seen to move a deep model's gradients by 2e-4.
 """
+_COMPARED = 2
+_LAYER = re.compile(r"\.\d+\.")
 
 
 class Reference:
-    """The loss and the gradients of a model on a probe, through its whole head, without dropout.
+    """The loss and gradients of a model on a probe, through its whole head, without dropout.
+
+    Of parameters that every layer has, the gradients in the last two layers are looked at: to get
+    from the last to the one before they pass through all that a layer does, and the way on to the
+    first would take most of the time and, where all weights are trained, of the memory.
 
     Attributes:
         idle: Names of trained parameters that the loss does not depend on.
@@ -34,11 +42,19 @@ class Reference:
     def __init__(self, model: nn.Module, probe: Batch) -> None:
         self._model = model
         self._probe = probe
+        trained = {name: each for name, each in model.named_parameters() if each.requires_grad}
         with evaluating(model), _ends(model) as is_end:
-            self._plain = _loss_and_gradients(whole_totals, model, probe)
+            loss = whole_totals(model, probe).loss_sum
             self._ends_in_head = is_end()
-        self.idle = tuple(name for name in _trained(model) if name not in self._plain)
-        self._allowed = _SAME if next(model.parameters()).dtype == torch.float32 else _SAME_ROUNDED
+        used = _used(loss)
+        self.idle = tuple(name for name, each in trained.items() if each not in used)
+        busy = (name for name, each in trained.items() if each in used)
+        self._compared = {name: trained[name] for name in _last_of_each(busy)}
+        self._plain = _with_gradients(loss, self._compared)
+        weight = next(model.parameters())
+        is_rounded = torch.is_autocast_enabled(weight.device.type)
+        is_exact = weight.dtype == torch.float32 and not is_rounded
+        self._allowed = _SAME if is_exact else _SAME_ROUNDED
 
     def leanest_head(self) -> str | None:
         """The first of `HEADS` with which the model, as it is now, learns the same; if any."""
@@ -48,39 +64,52 @@ class Reference:
     def is_kept(self) -> bool:
         """Whether the model, as it is now, learns the same through its whole head."""
         with evaluating(self._model):
-            return self._is_same(_loss_and_gradients(whole_totals, self._model, self._probe))
+            return self._is_same(whole_totals(self._model, self._probe).loss_sum)
 
     def _agrees(self, head: Head) -> bool:
         # A cap that hardly touches the logits of today would be left out for good.
         if head is streamed_totals and not self._ends_in_head:
             return False
         try:
-            found = _loss_and_gradients(head, self._model, self._probe)
+            return self._is_same(head(self._model, self._probe).loss_sum)
         # A head that was not made for this model fails in whatever way it likes.
         except (UnusualHeadError, AttributeError, IndexError, RuntimeError, TypeError, ValueError):
             log.debug("a head does not fit the model", exc_info=True)
             return False
-        return self._is_same(found)
 
-    def _is_same(self, found: Mapping[str, Tensor]) -> bool:
+    def _is_same(self, loss: Tensor) -> bool:
+        found = _with_gradients(loss, self._compared)
         return found.keys() == self._plain.keys() and all(
             bool((found[name] - plain).norm() <= self._allowed * plain.norm())
             for name, plain in self._plain.items()
         )
 
 
-def _trained(model: nn.Module) -> dict[str, nn.Parameter]:
-    return {name: each for name, each in model.named_parameters() if each.requires_grad}
+def _used(loss: Tensor) -> set[Tensor]:
+    """What a gradient of the loss would reach."""
+    ahead: list[Any] = [loss.grad_fn]
+    seen = {None, *ahead}
+    while ahead:
+        found = {node for node, _ in ahead.pop().next_functions if node not in seen}
+        seen |= found
+        ahead += found
+    return {node.variable for node in seen if hasattr(node, "variable")}
 
 
-def _loss_and_gradients(head: Head, model: nn.Module, probe: Batch) -> dict[str, Tensor]:
-    """The loss, and the gradient of each trained parameter that it depends on, by its name."""
-    loss = head(model, probe).loss_sum
-    trained = _trained(model)
+def _last_of_each(names: Iterable[str]) -> list[str]:
+    """Of names that differ in nothing but the number of their layer, the last ones."""
+    kinds: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        kinds[_LAYER.sub(".", name, count=1)].append(name)
+    return [name for alike in kinds.values() for name in alike[-_COMPARED:]]
+
+
+def _with_gradients(loss: Tensor, compared: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+    """The loss, and the gradient of each parameter that it depends on, by its name."""
     gradients: Sequence[Tensor | None] = torch.autograd.grad(
-        loss, list(trained.values()), allow_unused=True
+        loss, list(compared.values()), allow_unused=True
     )
-    found = {name: part for name, part in zip(trained, gradients, strict=True) if part is not None}
+    found = {name: part for name, part in zip(compared, gradients, strict=True) if part is not None}
     return {_LOSS: loss.detach(), **found}
 
 

@@ -1,12 +1,12 @@
 """What training reads: one frozen value per dataset format, made by `training.formats`."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from training.json_lines import JsonObject
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(NamedTuple):
     """One turn of a conversation. `content` is None only where an assistant calls tools."""
 
     role: str

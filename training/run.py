@@ -21,7 +21,7 @@ from training.encoding import Encoder
 from training.engine import choose_engine
 from training.events import Finished
 from training.export import Exported, export
-from training.failures import RunError, invalid_spec
+from training.failures import RunError, invalid_spec, unfit
 from training.held_out import held_out_misfits
 from training.inspection import context_length
 from training.layouts import Layout, choose_layout
@@ -142,11 +142,7 @@ def _prepare(directory: RunDirectory, spec: RunSpec, reporter: Reporter) -> Prep
     )
     _tell_data(plan, reporter)
     for misfit in held_out_misfits(spec.training, has_rows=bool(plan.valid)):
-        raise invalid_spec(
-            f"There are no held-out rows: {misfit.message}.",
-            param=misfit.param,
-            remedy="Hold rows out, or leave the key out.",
-        )
+        raise unfit(misfit)
     config = resolved(spec.training, num_rows=plan.num_train_rows, context_length=positions)
     return Prepared(spec, config, vocabulary, layout, encoder, plan)
 
@@ -176,8 +172,7 @@ def _trainable_model(prepared: Prepared, checkpoint: Path | None, reporter: Repo
     set_seed(spec.seed)
     folder = checkpoint or (None if spec.start is None else Path(spec.start.path))
     saved = None if folder is None else saved_adapter(folder)
-    adds_tokens = config.model.add_tokens or config.model.add_special_tokens
-    vocabulary = prepared.vocabulary if adds_tokens else None
+    vocabulary = prepared.vocabulary if config.model.adds_tokens else None
     origin = Origin(spec.base_model, Path(spec.model_path), saved, vocabulary)
     model = ADAPTERS[config.adapter.type](base, config.adapter, origin)
     if spec.start is not None and isinstance(model, PeftModel):

@@ -11,6 +11,7 @@ base/             a whole model that was tuned before, in place of the base mode
 documents/        the data as tokens, unless the host shares that between runs
 start/            an adapter that training goes on from
 checkpoints/      checkpoint-<step>/, each with a manifest.json
+held/             the checkpoint that the worker is storing, whatever becomes of it above
 result/           the adapter (or the model), with a manifest.json
 tensorboard/      tracker files
 ranks/            how it ended for each process, where several train together
@@ -23,7 +24,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -116,6 +117,10 @@ class RunDirectory:
     @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
+
+    @property
+    def held_checkpoint(self) -> Path:
+        return self.path / "held"
 
     @property
     def result(self) -> Path:
@@ -267,15 +272,14 @@ def verify(folder: Path) -> bool:
 
 
 def remove_folder(folder: Path) -> None:
-    """Delete a folder and what is in it; one that is not there is fine."""
-    if not folder.exists():
-        return
-    for path in folder.iterdir():
-        if path.is_dir() and not path.is_symlink():
-            remove_folder(path)
-        else:
-            path.unlink()
-    folder.rmdir()
+    """Delete a folder and what is in it; what is gone, or goes meanwhile, is fine."""
+    with suppress(FileNotFoundError):
+        for path in folder.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                remove_folder(path)
+            else:
+                path.unlink(missing_ok=True)
+        folder.rmdir()
 
 
 def _files(folder: Path) -> list[Path]:

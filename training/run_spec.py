@@ -1,14 +1,15 @@
 """What the training process reads: a configuration with every name resolved to a path. Light."""
 
-from typing import Annotated, Self
+from collections.abc import Iterator
+from typing import Annotated
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveInt
 
 from training.combinations import no_loss_to_follow
 from training.config import TrainingConfig
-from training.data_config import FormatName
+from training.data_config import FormatName, Weight
 from training.integration_config import MlflowConfig, WandbConfig
-from training.section import Section, Text
+from training.section import Conflict, Section, Text
 
 
 class DatasetSource(Section):
@@ -16,7 +17,7 @@ class DatasetSource(Section):
 
     path: Text
     format: FormatName
-    weight: PositiveFloat = 1.0
+    weight: Weight = 1.0
 
 
 class StartSource(Section):
@@ -51,18 +52,13 @@ class RunSpec(Section):
     name: Text = Field("adapter", description="What the result is called, for the card.")
     attempt: PositiveInt = 1
 
-    @model_validator(mode="after")
-    def _there_is_a_loss_to_follow(self) -> Self:
+    def _conflicts(self) -> Iterator[Conflict]:
         asked, validates = self.training, bool(self.validation_files)
         if reason := no_loss_to_follow(asked.optimization, asked.data, validates=validates):
-            raise ValueError(reason)
-        return self
-
-    @model_validator(mode="after")
-    def _only_an_adapter_goes_on(self) -> Self:
+            yield Conflict("training.optimization.lr_scheduler_type", reason)
         if self.start is not None and self.training.adapter.type == "none":
-            raise ValueError(
+            yield Conflict(
+                "start",
                 "start is an adapter, which full fine-tuning does not have: "
-                'set training.adapter.type to "lora", or remove start'
+                'set training.adapter.type to "lora", or remove start',
             )
-        return self

@@ -1,8 +1,18 @@
 """What every part of a configuration is made of. Light."""
 
-from typing import Annotated
+from collections.abc import Iterator
+from typing import Annotated, Any, NamedTuple, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic_core.core_schema import CoreSchema, no_info_after_validator_function
 
 
 def _plain_text(value: str) -> str:
@@ -13,9 +23,55 @@ def _plain_text(value: str) -> str:
     return value
 
 
+CONFLICT = "conflict"
+"""The kind of a complaint whose words tell all values."""
+
+
+def complaint(kind: str, place: tuple[str, ...], words: str, value: object) -> ValidationError:
+    """A refusal of several keys together, told of the one at `place` as pydantic tells of a value.
+
+    Raised in a validator, it keeps its place below the validator's own.
+    """
+    problem = PydanticCustomError(kind, "{words}", {"words": words})
+    details = InitErrorDetails(type=problem, loc=place, input=value)
+    return ValidationError.from_exception_data(kind, [details])
+
+
+class Conflict(NamedTuple):
+    """Keys that cannot work together.
+
+    Attributes:
+        key: The one to be told of, by its dotted place below the section that finds them.
+        words: Why, and the way out.
+    """
+
+    key: str
+    words: str
+
+
 PLAIN_TEXT = r"^[^\x00]*$"
-Text = Annotated[str, AfterValidator(_plain_text), Field(json_schema_extra={"pattern": PLAIN_TEXT})]
-"""A string that every database, file and tokenizer can hold."""
+
+
+class _Plain:
+    """Annotates a string that every database, file and tokenizer can hold.
+
+    It stands behind a `Field` that bounds the length: pydantic counts the characters of a string,
+    but the "items" of what a validator has returned.
+    """
+
+    def __get_pydantic_core_schema__(
+        self, source: object, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        return no_info_after_validator_function(_plain_text, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return {**handler(schema), "pattern": PLAIN_TEXT}
+
+
+PLAIN = _Plain()
+Text = Annotated[str, PLAIN]
 
 
 class Section(BaseModel):
@@ -28,3 +84,18 @@ class Section(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=(), strict=True
     )
+
+    @model_validator(mode="after")
+    def _keys_fit_each_other(self) -> Self:
+        for key, words in self._conflicts():
+            raise complaint(CONFLICT, tuple(key.split(".")), words, None)
+        return self
+
+    def changed(self) -> list[str]:
+        """The keys that are not at their defaults: a configuration is written out with all."""
+        fields = type(self).model_fields
+        return [key for key, field in fields.items() if getattr(self, key) != field.default]
+
+    def _conflicts(self) -> Iterator[Conflict]:
+        """Keys that are good by themselves, but cannot work together: what a section adds."""
+        return iter(())

@@ -4,6 +4,7 @@ A document holds both, one after the other: what takes loss is the decoder's sid
 before it the encoder's. So it is kept, counted, cut and chosen like any other.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -28,8 +29,9 @@ class Seq2SeqEncoder(Encoder):
 
     def _chat(self, row: Conversation) -> Document:
         assert self._renderer is not None, "conversations need a template"
-        asked, answer = _one_turn(row)
-        return self._joined(self._ids(self._renderer.asked(asked)), self._answer(answer))
+        asked, answer, takes_loss = _one_turn(row)
+        document = self._joined(self._ids(self._renderer.asked(asked)), self._answer(answer))
+        return replace(document, is_target=document.is_target & takes_loss)
 
     def _prompt_and_completion(self, row: PromptCompletion) -> tuple[list[int], list[int]]:
         return self._ended(row.prompt), self._answer(row.completion)
@@ -54,8 +56,8 @@ class Seq2SeqEncoder(Encoder):
         return ids if ids[-1:] == [eos] else [*ids, eos]
 
 
-def _one_turn(row: Conversation) -> tuple[tuple[Message, ...], str]:
-    """What is asked, and the answer.
+def _one_turn(row: Conversation) -> tuple[tuple[Message, ...], str, bool]:
+    """What is asked, the answer, and whether that takes loss.
 
     Raises:
         SeveralTurnsError: There is more than one of each, or a tool.
@@ -67,4 +69,4 @@ def _one_turn(row: Conversation) -> tuple[tuple[Message, ...], str]:
     if roles not in (["user"], ["system", "user"]) or row.tools or answer.content is None:
         tools = " with tools" if row.tools else ""
         raise SeveralTurnsError(f"the turns are {', '.join([*roles, 'assistant'])}{tools}")
-    return asked, answer.content
+    return asked, answer.content, answer.weight != 0

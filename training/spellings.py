@@ -93,13 +93,16 @@ _INTEGRATIONS = {"wandb": "project", "mlflow": "experiment"}
 
 def _report_to(value: Value) -> Settings:
     names = [value] if isinstance(value, str) else value
-    for name, needed in _INTEGRATIONS.items():
-        if isinstance(names, list) and name in names:
-            raise ValueError(
-                f'be given with "integrations": [{{"type": "{name}", "{name}": '
-                f'{{"{needed}": …}}}}] beside training'
-            )
-    return {"report_to": [] if names == ["none"] else names}
+    if names == ["none"]:
+        return {"report_to": []}
+    if isinstance(names, list) and any(name != "tensorboard" for name in names):
+        asked = [name for name in _INTEGRATIONS if name in names] or list(_INTEGRATIONS)
+        entries = (f'{{"type": "{n}", "{n}": {{"{_INTEGRATIONS[n]}": …}}}}' for n in asked)
+        raise ValueError(
+            f'be "tensorboard" or none; for {" and ".join(asked)}, give "integrations": '
+            f"[{', '.join(entries)}] beside training"
+        )
+    return {"report_to": names}
 
 
 def _true_or_nothing(key: str) -> Spelling:

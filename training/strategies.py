@@ -12,8 +12,8 @@ from transformers.integrations.deepspeed import HfDeepSpeedConfig
 from training.config import TrainingConfig
 from training.deepspeed_presets import deepspeed_config
 from training.distributed import TIMEOUT, Crew
-from training.failures import invalid_spec
-from training.sharing_conflicts import encoder_conflict
+from training.failures import invalid_spec, unfit
+from training.sharing_conflicts import encoder_misfits
 
 
 def strategy_arguments(config: TrainingConfig, crew: Crew, *, has_idle: bool) -> dict[str, Any]:
@@ -83,13 +83,8 @@ def check_strategy(config: TrainingConfig, *, has_encoder: bool) -> None:
     Raises:
         RunError: Also on a CPU, where FSDP through transformers would quietly be DDP.
     """
-    if conflict := encoder_conflict(config.parallelism, has_encoder=has_encoder):
-        problem, _, remedy = conflict.partition(": ")
-        raise invalid_spec(
-            f"{problem[0].upper()}{problem[1:]}.",
-            param="training.parallelism.strategy",
-            remedy=f"{remedy[0].upper()}{remedy[1:]}.",
-        )
+    for misfit in encoder_misfits(config.parallelism, has_encoder=has_encoder):
+        raise unfit(misfit)
     if config.parallelism.strategy == "fsdp" and not torch.cuda.is_available():
         raise invalid_spec(
             "fsdp needs GPUs, and this machine has none.",

@@ -7,9 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
-from pydantic import BaseModel, ConfigDict
-
 from training.adapter_config import AdapterConfig
+from training.misfit import Misfit
 from training.weight_names import Weight, named, pattern_matcher
 
 LINEAR = ("linear", "conv1d")
@@ -17,14 +16,6 @@ _LAYERS = (*LINEAR, "head", "embedding")
 TIED_NAMES = ("embed_tokens", "lm_head")
 """Modules that share a weight and that PEFT knows to keep the same."""
 _MOST_SHOWN = 24
-
-
-class Misfit(BaseModel):
-    """One thing a configuration asks of a model that the model does not have."""
-
-    model_config = ConfigDict(frozen=True)
-    param: str
-    message: str
 
 
 @dataclass(frozen=True)
@@ -38,6 +29,7 @@ class Subject:
             architecture; it adapts such a layer by its weight only.
         barred_names: Of linear layers, which PEFT refuses to adapt in models of this architecture.
         in_parts: Whether its weights are taken apart, so that no process has them whole.
+        has_encoder: Whether it has two sides, which share its embedding if that is tied.
     """
 
     weights: Sequence[Weight]
@@ -46,6 +38,7 @@ class Subject:
     taken_names: frozenset[str] = frozenset()
     barred_names: frozenset[str] = frozenset()
     in_parts: bool = False
+    has_encoder: bool = False
 
     @property
     def layers(self) -> list[Weight]:
@@ -127,8 +120,15 @@ def _any_named(name: str, asked: Iterable[str]) -> bool:
 
 def _modules(config: AdapterConfig, subject: Subject) -> Iterator[Misfit]:
     if config.target_modules == "all-linear":
+        everywhere = config.model_copy(update={"layers_to_transform": None})
         if not subject.linear:
             yield _misfit("target_modules", 'the model has no linear layers for "all-linear"')
+        elif not (adapted(everywhere, subject) or adapted_experts(everywhere, subject)):
+            yield _misfit(
+                "modules_to_save",
+                "every layer is trained whole, and none is left for an adapter: leave one out, or "
+                'set type to "none"',
+            )
         return
     for name in config.target_modules:
         found = [weight for weight in subject.layers if named(weight.module, name)]
@@ -154,10 +154,12 @@ def _not_adaptable(
             "adapter: remove it",
         )
     elif weight.kind in {"embedding", "head"} and subject.tied:
+        can_be_whole = _leaf(weight) in TIED_NAMES and not subject.has_encoder
+        way_out = "train it whole in modules_to_save" if can_be_whole else "remove it"
         yield _misfit(
             "target_modules",
             f"{name!r} shares its weight with the {_other(weight)}, so that an adapter of one "
-            "would change both: train it whole in modules_to_save",
+            f"would change both: {way_out}",
         )
     elif weight.kind == "embedding" and config.init_lora_weights not in {True, "gaussian"}:
         yield _misfit(
@@ -203,6 +205,14 @@ def _saved(config: AdapterConfig, subject: Subject) -> Iterator[Misfit]:
             yield _misfit("modules_to_save", _unknown(name, subject.weights, "module"))
         for weight in found[:1]:
             yield from _not_trainable(name, weight, subject)
+        if name in TIED_NAMES and subject.tied and subject.has_encoder:
+            # PEFT would put a head in the place of the encoder's embedding.
+            yield _misfit(
+                "modules_to_save",
+                f"{name} shares its weight with both the encoder and the decoder of this model, "
+                "and cannot be trained whole beside an adapter",
+                'leave it out, or set training.adapter.type to "none"',
+            )
     if config.target_modules != "all-linear":
         for name in config.target_modules:
             if _any_named(name, config.modules_to_save):
@@ -315,8 +325,8 @@ def _storage(config: AdapterConfig, subject: Subject) -> Iterator[Misfit]:
         )
 
 
-def _misfit(key: str, message: str) -> Misfit:
-    return Misfit(param=f"training.adapter.{key}", message=message)
+def _misfit(key: str, message: str, remedy: str = "") -> Misfit:
+    return Misfit(param=f"training.adapter.{key}", message=message, remedy=remedy)
 
 
 def _unknown(name: str, known: Iterable[Weight], what: str) -> str:

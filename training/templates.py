@@ -8,16 +8,18 @@ shape is used for others of that shape, as long as all of their text is what it 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any, Literal
 
 from jinja2 import TemplateError
 
 from training.chat_template import CompiledTemplate, Mark
 from training.exact_turns import Exact, ExactRenderer
-from training.rendered import Rendered, Span, behind_header
+from training.next_turn import next_turn
+from training.rendered import HiddenTurnError, LeftOutError, Rendered, Span, behind_header
 from training.rows import Conversation, Message
 from training.turn_layouts import TurnLayout, learn_layout, made_up_content
-from training.turns import Shape, Turns, as_turn, shape_of
+from training.turns import Shape, Turns, as_turn, shape_of, ways_to_call
 
 TrainOn = Literal["assistant", "last_assistant", "everything"]
 
@@ -75,6 +77,7 @@ class ChatRenderer:
         self._template = CompiledTemplate(template, special_tokens)
         self._marks_turns = self._template.marks_turns
         self._exact = ExactRenderer(self._template)
+        self._next_turn = cache(partial(next_turn, self._template))
         self._learned: dict[Shape, _Learned | None] = {}
 
     def render(self, row: Conversation, train_on: TrainOn) -> Rendered:
@@ -93,7 +96,7 @@ class ChatRenderer:
         shape = None if tools else shape_of(turns)
         learned = None if shape is None else self._learned.get(shape)
         if learned is None or learned.is_wrong:
-            exact = self._exact.render(turns, places, tools)
+            exact = self._exactly(turns, places, tools)
             rendered = exact.rendered
             if shape is not None and shape not in self._learned:
                 self._learn(shape, turns, exact)
@@ -105,12 +108,36 @@ class ChatRenderer:
                 span.end,
                 _takes_loss(row, place, places[-1], train_on),
                 span.tail,
-                self._marks_turns
-                and not _ends_with(rendered.text[span.start : span.end], turns[place]["content"]),
+                span.holds_end or self._is_more_than_said(rendered, span, turns[place]),
             )
             for place, span in zip(places, rendered.spans, strict=True)
         )
         return Rendered(rendered.text, spans, rendered.is_marked)
+
+    def _is_more_than_said(self, rendered: Rendered, span: Span, turn: Mapping[str, Any]) -> bool:
+        """Whether a mark of the template has more than the content at its end."""
+        return self._marks_turns and not _ends_with(
+            rendered.text[span.start : span.end], turn["content"]
+        )
+
+    def _exactly(
+        self, turns: Turns, places: list[int], tools: list[dict[str, Any]] | None
+    ) -> Exact:
+        """A conversation in the first way to write its calls that the template takes."""
+        has_calls = any("tool_calls" in turn for turn in turns)
+        refusals: list[Exception] = []
+        for way in ways_to_call(turns) if has_calls else (turns,):
+            try:
+                return self._exact.render(way, places, tools)
+            except (HiddenTurnError, LeftOutError, TemplateError) as error:
+                refusals.append(error)
+        # A way at which the template fails tells less than one that it takes in part.
+        refusal = min(refusals, key=lambda error: isinstance(error, TemplateError))
+        if isinstance(refusal, TemplateError) and (
+            tools or has_calls or any(turn["role"] == "tool" for turn in turns)
+        ):
+            raise LeftOutError(f"the chat template does not take tools: {refusal}") from refusal
+        raise refusal
 
     def _render_as_learned(self, turns: Turns, places: list[int], learned: _Learned) -> Rendered:
         text, marks = self._template.render(turns)
@@ -158,6 +185,11 @@ class ChatRenderer:
                 for place, (start, end) in zip(places, marks, strict=False)
             ),
         )
+
+    def next_turn(self, row: Conversation) -> str:
+        """What the template writes behind the last answer of `row` where more follows."""
+        answers = (message for message in reversed(row.messages) if message.role == "assistant")
+        return self._next_turn(after_call=bool(next(answers).tool_calls))
 
     def prompt(self, question: str) -> str:
         """One question and the beginning of an answer, as the model is asked at inference."""

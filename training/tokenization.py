@@ -12,6 +12,7 @@ import random
 import re
 import unicodedata
 from array import array
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import accumulate, product
@@ -38,6 +39,7 @@ Span = tuple[int, int]
 
 _MAX_REMEMBERED = 200_000
 _SHORT, _MAX_SHORT = 256, 1024
+_MAX_CUT = 64
 _MAX_PAIRS = 100_000
 _CHECKED_OF = 256
 _TRIALS = 40
@@ -147,6 +149,7 @@ class WordTokens:
         self._words = _Remembered(self._word)
         self._chunks = _Remembered(self._chunk)
         self._short = lru_cache(_MAX_SHORT)(self._joined)
+        self._pieces = lru_cache(_MAX_CUT)(self._cut)  # once for its tokens, once for a place in it
         self._whole = whole
         self._num_asked = 0
 
@@ -168,26 +171,26 @@ class WordTokens:
         return found
 
     def _found(self, text: str, spans: Sequence[Span]) -> tuple[Ids, list[Span]]:
-        places = [place for span in spans for place in span]
-        positions: list[int] = []
-        tokens: list[bytes] = []
-        num_chars = num_tokens = 0
-        next_place = places[0] if places else -1
-        for number, stretch in enumerate(self._added.split(text) if self._added else [text]):
-            if not stretch:
-                continue
-            found = self._added_ids[stretch] if number % 2 else self._tokens_of(stretch)
-            end = num_chars + len(stretch)
-            while num_chars <= next_place < end:
-                inside = self._position(stretch, next_place - num_chars, len(positions) % 2 == 1)
-                positions.append(num_tokens + inside)
-                next_place = places[len(positions)] if len(positions) < len(places) else -1
-            tokens.append(found)
-            num_chars = end
-            num_tokens += len(found) // _ID_BYTES
-        positions += [num_tokens] * (len(places) - len(positions))
+        stretches = self._added.split(text) if self._added else [text]
+        tokens = [b""] * len(stretches)
+        tokens[::2] = map(self._tokens_of, stretches[::2])
+        tokens[1::2] = map(self._added_ids.__getitem__, stretches[1::2])
         ids = np.frombuffer(b"".join(tokens), np.int32)
-        return ids, list(zip(positions[::2], positions[1::2], strict=True))
+        if not spans:
+            return ids, []
+        chars_before = [0, *accumulate(map(len, stretches))]
+        bytes_before = [0, *accumulate(map(len, tokens))]
+
+        def position(place: int, *, is_end: bool) -> int:
+            number = bisect_right(chars_before, place) - 1
+            before = bytes_before[number] // _ID_BYTES
+            if inside := place - chars_before[number]:
+                return before + self._position(stretches[number], inside, is_end=is_end)
+            return before
+
+        return ids, [
+            (position(start, is_end=False), position(end, is_end=True)) for start, end in spans
+        ]
 
     def _tokens_of(self, stretch: str) -> bytes:
         """The tokens of a text without added tokens; what templates repeat is short, and kept."""
@@ -196,7 +199,7 @@ class WordTokens:
         return self._joined(stretch)
 
     def _joined(self, stretch: str) -> bytes:
-        pieces, known = self._cut(stretch)
+        pieces, known = self._pieces(stretch)
         return b"".join(map(known.__getitem__, pieces))
 
     def _cut(self, text: str) -> tuple[list[str], dict[str, bytes]]:
@@ -218,15 +221,11 @@ class WordTokens:
             spelled = text.encode().decode("latin-1").translate(_BYTE_LEVEL)
         return _as_bytes([token.id for token in self._tokenize(spelled)])
 
-    def _position(self, stretch: str, offset: int, is_end: bool) -> int:  # noqa: FBT001
-        """How many tokens of a stretch, or of an added token, come before a place in it."""
-        if not offset:
-            return 0
+    def _position(self, stretch: str, offset: int, *, is_end: bool) -> int:
+        """How many tokens of a stretch, or of an added token, come before a place inside it."""
         if stretch in self._added_ids:
             return int(is_end)
-        # Most places stand near the beginning, behind the header of a turn.
-        start = _cut_behind(stretch, offset)
-        pieces, known = self._cut(stretch[:start])
+        pieces, known = self._pieces(stretch)
         num_tokens = 0
         for piece in pieces:
             if len(piece) > offset:
@@ -265,14 +264,6 @@ def _chunks(text: str) -> list[str]:
         else:
             chunks[-1] += " " + part
     return chunks
-
-
-def _cut_behind(text: str, place: int) -> int:
-    """The first place behind `place` before which a text may be cut; see `_chunks`."""
-    space = text.find(" ", place + 1)
-    while space > 0 and not (_is_seen(text[space - 1]) and _is_seen(text[space + 1 : space + 2])):
-        space = text.find(" ", space + 1)
-    return len(text) if space < 0 else space
 
 
 def _added_tokens(backend: Tokenizer) -> dict[str, int]:

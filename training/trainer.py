@@ -5,8 +5,8 @@ of an accumulation window is its summed token loss over its number of trained to
 sums tokens instead of averaging batches; checkpoints appear whole or not at all.
 """
 
-import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -20,11 +20,11 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import TrainOutput
 
 from training.adapters import Trainable
+from training.attention import in_16_bits
 from training.best_model import BestModel, perplexity
 from training.callbacks import Beginning, Flow, Pace, Sampling, is_worth_keeping
 from training.checkpoint import restore_weights, write_weights
 from training.collation import Batch
-from training.config import TrainingConfig
 from training.context import RunContext
 from training.documents import Document
 from training.engine import Engine
@@ -33,11 +33,13 @@ from training.events import CheckpointSaved, Metrics
 from training.failures import RunError, StopRequested
 from training.isolation import require_isolation
 from training.ledger import Ledger, Numbers
-from training.loss import HEADS
+from training.loss import HEADS, causal_model
+from training.model import computation_dtype
 from training.optimizing import OptimizingTrainer, optimizer_arguments
 from training.packing import Block
 from training.resumption import prune_checkpoints
 from training.run_directory import read_manifest
+from training.run_length import total_steps
 from training.sampling import SAMPLERS, EpochOrder
 from training.sharing import EpochLoader, IdleCollator, RankBatches, part
 from training.state_files import rest, save_state
@@ -59,18 +61,6 @@ class TrainingData:
     engine: Engine
 
 
-def total_steps(config: TrainingConfig, num_rows: int) -> int:
-    """Optimiser steps of a run over `num_rows` rows (blocks, when packed) an epoch."""
-    optimization = config.optimization
-    if optimization.max_steps is not None:
-        return optimization.max_steps
-    assert optimization.num_train_epochs is not None, "the configuration is not resolved"
-    together = optimization.per_device_train_batch_size * config.parallelism.count
-    num_batches = math.ceil(num_rows / together)
-    steps_per_epoch = math.ceil(num_batches / optimization.gradient_accumulation_steps)
-    return max(1, math.ceil(optimization.num_train_epochs * steps_per_epoch))
-
-
 def training_arguments(context: RunContext, max_steps: int, *, has_idle: bool) -> TrainingArguments:
     """Our configuration in HF's words. What our callbacks do themselves is turned off."""
     config = context.config
@@ -83,7 +73,7 @@ def training_arguments(context: RunContext, max_steps: int, *, has_idle: bool) -
         **optimizer_arguments(config, max_steps),
         **strategy_arguments(config, context.crew, has_idle=has_idle),
     }
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(context.directory.checkpoints),
         max_steps=max_steps,
         per_device_train_batch_size=optimization.per_device_train_batch_size,
@@ -109,6 +99,9 @@ def training_arguments(context: RunContext, max_steps: int, *, has_idle: bool) -
         disable_tqdm=True,
         **settings,
     )
+    # A process alone that sees several GPUs would be spread over all of them.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
 
 
 class FineTuner(OptimizingTrainer):
@@ -275,7 +268,7 @@ class FineTuner(OptimizingTrainer):
         """Measure the held-out documents, all in one way; later if a stop is requested."""
         self.control.should_evaluate = False
         self.context.reporter.enter("evaluating")
-        with self.given_weights():
+        with self.given_weights(), self._in_16_bits():
             numbers = self._valid_numbers()
         self.ledger.evaluation_due = numbers is None
         if numbers is None:
@@ -283,13 +276,18 @@ class FineTuner(OptimizingTrainer):
             self.control.should_save = self.context.stop.saves
         else:
             self._publish({**numbers})
-            if self.state.global_step:  # what was measured before training decides nothing
+            # What was measured before the first change decides nothing.
+            if is_worth_keeping(self.args, self.state.global_step):
                 self._judge(numbers["valid_loss"])
                 self.follow_loss(numbers["valid_loss"])
-            with self.given_weights():
+            with self.given_weights(), self._in_16_bits():
                 self._sampling.answer(self._trained, self.state.global_step, self.context)
         self.context.reporter.enter("training")
         return numbers or {}
+
+    def _in_16_bits(self) -> AbstractContextManager[object]:
+        """What training itself sees to, once it has begun."""
+        return in_16_bits(causal_model(self._trained), computation_dtype(self.config.model))
 
     def _valid_numbers(self) -> dict[str, float] | None:
         batch_size = self.args.per_device_eval_batch_size
@@ -366,10 +364,20 @@ class FineTuner(OptimizingTrainer):
                 step=step,
                 name=target.name,
                 bytes=read_manifest(target).total_bytes,
-                metrics=dict(self.ledger.metrics),
+                metrics=self._newest_numbers(),
                 best_step=self.best.step,
             )
         )
+
+    def _newest_numbers(self) -> Numbers:
+        """Of a checkpoint: where metrics are due later, what is known of the steps until here."""
+        numbers = dict(self.ledger.metrics)
+        if self.ledger.num_targets:
+            numbers |= self.ledger.window()
+            numbers |= {"epoch": self.state.epoch, "trained_tokens": self.ledger.trained_tokens}
+            for name in ("learning_rate", "grad_norm", "tokens_per_second"):
+                numbers.pop(name, None)
+        return numbers
 
     def _load_from_checkpoint(
         self,

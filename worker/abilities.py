@@ -6,7 +6,7 @@ from importlib.util import find_spec
 
 from training.optimizers import PACKAGES
 
-_PACKAGES = PACKAGES | {"deepspeed", "liger_kernel"}
+_PACKAGES = PACKAGES | {"deepspeed", "flash_attn", "liger_kernel"}
 
 
 def abilities(devices: Sequence[str]) -> frozenset[str]:

@@ -4,6 +4,7 @@ Celery is extended in its own way, by a bootstep: the supervisor starts before m
 consumed and drains after they no longer are.
 """
 
+import logging
 import signal
 from types import FrameType
 from typing import Any
@@ -12,7 +13,10 @@ from celery import bootsteps
 
 from jobs.queue import make_celery_app
 from jobs.settings import read_settings
+from worker.lock import NameTaken
 from worker.supervisor import Supervisor
+
+log = logging.getLogger(__name__)
 
 
 class SupervisorStep(bootsteps.StartStopStep):  # type: ignore[misc]
@@ -27,7 +31,11 @@ class SupervisorStep(bootsteps.StartStopStep):  # type: ignore[misc]
     def start(self, worker: Any) -> None:  # noqa: ANN401
         # Ctrl-C drains like TERM; by default Celery would exit with an error afterwards.
         signal.signal(signal.SIGINT, signal.getsignal(signal.SIGTERM))
-        super().start(worker)
+        try:
+            super().start(worker)
+        except NameTaken as error:
+            log.critical("%s", error)
+            raise SystemExit(1) from None
 
     def stop(self, worker: Any) -> None:  # noqa: ANN401
         """Drain; a second TERM meanwhile ends all patience."""

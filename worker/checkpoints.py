@@ -5,7 +5,9 @@ file is in the store; keys hold the attempt, so that no two attempts ever write 
 """
 
 import logging
+import os
 import queue
+import shutil
 import threading
 import time
 from types import TracebackType
@@ -34,7 +36,11 @@ _log = logging.getLogger(__name__)
 
 
 class CheckpointUploads:
-    """Uploads checkpoints in the order they are saved, in a thread of its own."""
+    """Uploads checkpoints in the order they are saved, in a thread of its own.
+
+    Training deletes its older ones as it goes on: what is on its way is held under a name of its
+    own, so that a slow store gets whole checkpoints, if fewer, of a fast training.
+    """
 
     def __init__(self, active: ActiveRun, prefix: str) -> None:
         self._active = active
@@ -65,26 +71,46 @@ class CheckpointUploads:
                 self._store_patiently(saved)
             except (Fenced, GaveUp):
                 return
+            finally:
+                remove_folder(self._active.directory.held_checkpoint)
 
     def _store_patiently(self, saved: CheckpointSaved) -> None:
         """Store it, or say in the worker's log why not: training does not depend on it."""
+        is_held = False
         for attempt in range(1, _TRIES + 1):
             try:
-                self._store(saved)
+                is_held = is_held or self._hold(saved)
+                if is_held:
+                    self._store(saved)
+                else:
+                    _log.info("%s gave way to newer ones before it was stored", saved.name)
             except (OSError, ValueError, Mismatch) as error:
                 _log.warning("checkpoint %s, try %d: %s", saved.name, attempt, error)
                 time.sleep(_PAUSE_SECONDS if attempt < _TRIES else 0)
             else:
                 return
 
+    def _hold(self, saved: CheckpointSaved) -> bool:
+        """Give it a second name, under which it outlives its deletion; whether it was whole."""
+        directory = self._active.directory
+        folder, held = directory.checkpoint(saved.step), directory.held_checkpoint
+        remove_folder(held)
+        try:
+            shutil.copytree(folder, held, copy_function=_link)
+            return all((held / entry.path).exists() for entry in read_manifest(held).files)
+        except OSError:
+            if (folder / MANIFEST).exists():
+                raise
+            return False
+
     def _store(self, saved: CheckpointSaved) -> None:
-        folder = self._active.directory.checkpoints / saved.name
-        manifest = read_manifest(folder)
+        held = self._active.directory.held_checkpoint
+        manifest = read_manifest(held)
         key_prefix = f"{self._prefix}/{saved.name}"
         for entry in manifest.files:
             upload_expected(
                 self._active.host.store,
-                folder / entry.path,
+                held / entry.path,
                 f"{key_prefix}/{entry.path}",
                 entry.sha256,
                 self._check,
@@ -112,6 +138,15 @@ class CheckpointUploads:
         self._active.check_held()
         if self._active.heartbeat.orders.cancelled:
             raise GaveUp
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except FileNotFoundError:
+        raise
+    except OSError:  # the file system has no links
+        shutil.copyfile(source, target)
 
 
 def restore_newest(

@@ -10,7 +10,13 @@ from jobs.service.claims import TrainAssignment
 from jobs.settings import Settings
 from worker.processes import TAG
 
-_INHERITED = ("LANG", "LC_ALL", "LD_LIBRARY_PATH", "OMP_NUM_THREADS", "PATH", "TZ")
+_INHERITED = (
+    *("LANG", "LC_ALL", "LD_LIBRARY_PATH", "OMP_NUM_THREADS", "PATH", "TZ"),
+    # The order decides which GPU a number is; the others are what a host's administrator has set.
+    *("CUDA_DEVICE_ORDER", "CUDA_HOME", "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"),
+    *("NCCL_DEBUG", "NCCL_IB_DISABLE", "NCCL_P2P_DISABLE", "NCCL_SHM_DISABLE"),
+    "NCCL_SOCKET_IFNAME",
+)
 _PROXIES = ("HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "SSL_CERT_FILE")
 _HUB_INHERITED = ("HF_ENDPOINT", "HF_HUB_DISABLE_XET", *_PROXIES)
 _SOURCES = str(Path(training.run_directory.__file__).parents[1])

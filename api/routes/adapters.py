@@ -3,7 +3,7 @@
 Beside it what was written for trackers of metrics.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 
@@ -17,6 +17,7 @@ from api.schemas.common import Listing
 from api.schemas.jobs import AdapterFileReply
 from api.services import Provided, Services
 from jobs.identity import Identity
+from jobs.models import Artifact
 from jobs.service import jobs
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["Fine-tuning"], route_class=ApiRoute)
@@ -96,13 +97,15 @@ def download_adapter_file(
 )
 def download_tracker(
     job_id: str,
-    tracker: Literal["tensorboard", "wandb", "mlflow"],
+    tracker: jobs.Tracker,
     request: Request,
     services: Provided,
     caller: Caller,
 ) -> Download:
     """Download what a job has written for TensorBoard, or for W&B or MLflow without a server."""
-    return _artifact(services, caller, job_id, f"{tracker}.zip", request)
+    with services.db.reading() as session:
+        artifact = jobs.tracker_files(session, caller, job_id, tracker)
+    return _sent(services, artifact, artifact.name, request)
 
 
 def _of_checkpoint(
@@ -126,6 +129,10 @@ def _artifact(
     with services.db.reading() as session:
         artifact = jobs.artifact(session, caller, job_id, name)
     filename = f"{job_id}.zip" if name == ADAPTER_ARCHIVE else name.rpartition("/")[2]
+    return _sent(services, artifact, filename, request)
+
+
+def _sent(services: Services, artifact: Artifact, filename: str, request: Request) -> Download:
     return Download(
         request,
         services.store.open(artifact.key),

@@ -7,7 +7,7 @@ from pydantic import ConfigDict, Field
 from api.schemas.common import Reply, seconds
 from jobs.identity import Role
 from jobs.models import ApiKey
-from training.section import Section, Text
+from training.section import PLAIN, Section
 
 
 class KeyRequest(Section):
@@ -17,9 +17,9 @@ class KeyRequest(Section):
         json_schema_extra={"examples": [{"name": "nightly trainer", "role": "member"}]}
     )
 
-    name: Annotated[Text, Field(min_length=1, max_length=100)]
+    name: Annotated[str, Field(min_length=1, max_length=100), PLAIN]
     role: Role = "member"
-    project: Annotated[Text, Field(min_length=1, max_length=100)] | None = Field(
+    project: Annotated[str, Field(min_length=1, max_length=100), PLAIN] | None = Field(
         None, description="The name of a project to make; its first key is an admin's."
     )
 

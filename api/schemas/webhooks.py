@@ -6,15 +6,16 @@ from pydantic import ConfigDict, Field
 
 from api.schemas.common import Identified, Reply, seconds
 from jobs.models import WebhookEndpoint
-from training.section import Section, Text
+from training.section import PLAIN, Section
 
 EventType = Literal[
     "fine_tuning.job.succeeded", "fine_tuning.job.failed", "fine_tuning.job.cancelled"
 ]
-Name = Annotated[Text, Field(min_length=1, max_length=100)]
+Name = Annotated[str, Field(min_length=1, max_length=100), PLAIN]
 Url = Annotated[
-    Text,
+    str,
     Field(min_length=1, max_length=2048, description="An https URL that leads to a public host."),
+    PLAIN,
 ]
 EventTypes = Annotated[list[EventType], Field(min_length=1, max_length=3)]
 

@@ -10,7 +10,7 @@ import typer
 from cli.changes import changes_of
 from cli.client import Client, Json, connect, job_path
 from cli.commands.jobs import JobArgument
-from cli.download import download_folder, fetch
+from cli.download import download_file, download_folder
 from cli.errors import CliError
 from cli.identifiers import checkpoint_id, job_id
 from cli.progress import job_view
@@ -69,7 +69,7 @@ def export(
         if wait or target is not None:
             made = _followed(client, made)
         if target is not None:
-            _fetch(client, made, target)
+            target = _fetch(client, made, target)
     typer.echo(made["id"] if target is None else target)
     if made["status"] in _OPEN:
         hint(f"Next:\n  tunesmith exports {whole_id}")
@@ -122,16 +122,20 @@ def _followed(client: Client, made: Json) -> Json:
     return made
 
 
-def _fetch(client: Client, made: Json, target: Path) -> None:
-    """The file under the name it was asked for; an archive unpacked, unless that ends in .zip."""
+def _fetch(client: Client, made: Json, target: Path) -> Path:
+    """Where it is: as it was asked for, or a file in that folder.
+
+    An archive is unpacked, unless the name it was asked for ends in .zip.
+    """
     path = f"{_path(made)}/content"
     is_archive = made["filename"].endswith(".zip")
     if is_archive and target.suffix != ".zip":
         remote = download_folder(client, path, {}, target)
     else:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        remote = fetch(client, path, {}, target)
+        target = target / Path(made["filename"]).name if target.is_dir() else target
+        remote = download_file(client, path, {}, target)
     hint(f"{size(remote.bytes)}, sha256 {remote.sha256} verified")
+    return target
 
 
 def _path(made: Json) -> str:

@@ -1,5 +1,6 @@
 """`submit`, and the verbs that look at a job or fetch what it made."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -26,7 +27,7 @@ from cli.render import (
     print_table,
     size,
 )
-from cli.submission import read_job_file, with_uploads
+from cli.submission import post_job, read_job_file
 
 JobArgument = Annotated[str, typer.Argument(metavar="ID", help="A job, or its first characters.")]
 WaitOption = Annotated[bool, typer.Option("--wait", help="Follow it; fail unless it succeeds.")]
@@ -44,8 +45,7 @@ def submit(
 ) -> None:
     """Send a job; with --wait, follow it to its end."""
     with connect() as client:
-        body = with_uploads(client, read_job_file(file), file.parent)
-        job = client.post("/fine_tuning/jobs", body)
+        job = post_job(client, "/fine_tuning/jobs", read_job_file(file), file.parent)
         typer.echo(job["id"])
         if wait:
             _follow_to_the_end(client, job["id"])
@@ -161,8 +161,7 @@ def rerun(
     changes = changes_of(settings or ())
     with connect() as client:
         whole_id = job_id(client, id)
-        changes = with_uploads(client, changes, Path())
-        job = client.post(job_path(whole_id, "/rerun"), changes)
+        job = post_job(client, job_path(whole_id, "/rerun"), changes, Path())
         typer.echo(job["id"])
         if wait:
             _follow_to_the_end(client, job["id"])
@@ -206,8 +205,20 @@ def download(
         target = folder or Path(_folder_name(found, checkpoint))
         remote = download_folder(client, job_path(found["id"], "/adapter"), params, target)
     typer.echo(target)
-    hint(f"{size(remote.bytes)}, sha256 {remote.sha256} verified. To use it:")
-    hint(f'  PeftModel.from_pretrained(base_model, "{target}")')
+    more = f" (more in {target}/README.md)" if (target / "README.md").exists() else ""
+    hint(f"{size(remote.bytes)}, sha256 {remote.sha256} verified. To use it{more}:")
+    hint(f"  {_loading(target)}")
+
+
+def _loading(folder: Path) -> str:
+    """How Python loads what has come: an adapter, or a whole model."""
+    if (folder / "adapter_config.json").exists():
+        return f'PeftModel.from_pretrained(base_model, "{folder}")'
+    from training.card import loader_of  # noqa: PLC0415 - brings the configuration with it
+
+    config = folder / "config.json"
+    has_encoder = config.exists() and json.loads(config.read_bytes()).get("is_encoder_decoder")
+    return f'{loader_of(has_encoder=bool(has_encoder))}.from_pretrained("{folder}")'
 
 
 def _folder_name(job: Json, checkpoint: str | None) -> str:

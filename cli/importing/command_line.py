@@ -8,12 +8,22 @@ import re
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 from cli.errors import CliError
 
 _MODEL_FLAG = "--model_name_or_path"
 _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=.*", re.DOTALL)
 _VARIABLE = re.compile(r"\$(?:\{([A-Za-z_]\w*)(?::?-([^}]*))?\}|([A-Za-z_]\w*))")
+_UNCUT = r"'[^']*'|\"(?:\\.|[^\"\\])*\"|\\.|`[^`]*`|\$\{[^}]*\}|[$=<>]\((?:[^()]|\([^()]*\))*\)"
+"""What holds no operator of the shell: quotes, and what stands for another text."""
+_PIECE = re.compile(
+    rf"#.*|{_UNCUT}"
+    rf"|(?P<redirection>(?:(?<!\S)\d+|&)?[<>]{{1,3}}[&|-]?[ \t]*(?:{_UNCUT}|[^\s;&|<>()])*)"
+    r"|(?P<end>[;&|()]+)"
+    r"|.",
+    re.DOTALL,
+)
 _PROGRAM = re.compile(r".*(\.py|train_sft)")
 
 Flags = dict[str, list[str]]
@@ -46,8 +56,7 @@ def parse_command(text: str) -> Command:
         CliError: There is none, or its quotes do not match.
     """
     variables: dict[str, str] = {}
-    for line in _lines(text):
-        words = _split(line)
+    for words in map(_split, chain.from_iterable(map(_commands, _lines(text)))):
         if words[:1] == ["export"]:
             del words[0]
         own = _assignments(words, variables)
@@ -62,9 +71,10 @@ def parse_command(text: str) -> Command:
 def _command(words: Sequence[str], environment: dict[str, str]) -> Command:
     programs = [i for i, word in enumerate(words) if _PROGRAM.fullmatch(word)]
     start = programs[0] if programs else -1
+    before = words[: max(start, 0)]
     return Command(
         flags=dict(_flags(words[start + 1 :])),
-        launcher=dict(_flags(words[: max(start, 0)])),
+        launcher=dict(_flags(before[:-1] if before[-1:] == ["-m"] else before)),
         environment=environment,
     )
 
@@ -94,6 +104,18 @@ def _is_open(line: str) -> bool:
     except ValueError:
         return True
     return False
+
+
+def _commands(line: str) -> Iterator[str]:
+    """The commands of a line, without where they read and write."""
+    command = ""
+    for piece in _PIECE.finditer(line):
+        if piece["end"]:
+            yield command
+            command = ""
+        else:
+            command += " " if piece["redirection"] else piece[0]
+    yield command
 
 
 def _split(line: str) -> list[str]:

@@ -68,10 +68,9 @@ def chosen(choices: Mapping[Value, Settings], otherwise: str) -> Rule:
     """What a value means; `otherwise` is the reason for any other value."""
 
     def choose(value: Value) -> Settings:
-        known = value if isinstance(value, str | bool | int | None) else None
-        if known not in choices:
+        if not isinstance(value, str | bool | int | None) or value not in choices:
             raise LeftOut(otherwise)
-        return choices[known]
+        return choices[value]
 
     return choose
 
@@ -83,6 +82,7 @@ class Draft:
         self._rules = rules
         self._body: Json = {}
         self._origins: dict[_Path, str] = {}
+        self._defaults: dict[_Path, Value] = {}
         self.notes: list[Note] = []
 
     def carry(self, key: str, value: Value, *, shown_as: str | None = None) -> None:
@@ -97,16 +97,26 @@ class Draft:
             self.note(shown_as, str(reason))
 
     def note(self, key: str, reason: str) -> None:
-        self.notes.append(Note(key, reason))
+        if (note := Note(key, reason)) not in self.notes:
+            self.notes.append(note)
 
     def value(self, path: str) -> Value:
         """What is set so far at a dotted path; None: nothing."""
         return _at(self._body, tuple(path.split(".")))
 
     def default(self, path: str, value: Value) -> None:
-        """What the source's program does where its user says nothing."""
+        """What the source's program does where its user says nothing, or nothing valid."""
+        place = tuple(path.split("."))
+        self._defaults.setdefault(place, value)
         if self.value(path) is None:
-            self._set(tuple(path.split(".")), value)
+            self._set(place, value)
+
+    def withdraw(self, path: str, reason: str) -> None:
+        """Take what the source set at or below a dotted path out again."""
+        place = tuple(path.split("."))
+        for found in [found for found in self._origins if found[: len(place)] == place]:
+            self._remove(found)
+            self.note(self._origins.pop(found), reason)
 
     def finished(self) -> Json:
         """The job; what the server would refuse of it has become a note.
@@ -159,6 +169,14 @@ class Draft:
             target = target.setdefault(parent, {})
         target[last] = value
 
+    def _remove(self, path: _Path) -> Value:
+        """What was there; an object that is empty without it goes, too."""
+        *parents, last = path
+        value = _at(self._body, tuple(parents)).pop(last)
+        if parents and not _at(self._body, tuple(parents)):
+            self._remove(tuple(parents))
+        return value
+
     def _move_integration(self, kind: str, default: Mapping[str, str]) -> None:
         """What was said of a tracker, under its name, as an integration, if metrics go there."""
         said = self._body.pop(kind, {})
@@ -181,8 +199,9 @@ class Draft:
             where = ".".join(place) or "the job"
             raise CliError(f"this cannot become a job: {where}: {_sentence(message)}")
         for path in found:
-            *parents, last = path
-            value = _at(self._body, tuple(parents)).pop(last)
+            value = self._remove(path)
+            if path in self._defaults:
+                self._set(path, self._defaults[path])
             reason = _sentence(message)
             told = reason if reason == NOTHING_LIKE_IT else f"{reason}; it is {value!r}"
             self.note(self._origins.pop(path), told)

@@ -9,24 +9,44 @@ from typing import Any
 from cli.errors import CliError
 from cli.importing.draft import Draft, LeftOut, Rule, Settings, Value, chosen, left_out, silent, to
 from cli.importing.values import (
+    ADAPTER_TYPE,
+    ATTENTION,
     FULL,
     HUB,
+    RESUMABLE,
+    TEXTS_ONLY,
     WORKERS_CHOICE,
+    by_length,
     carry_files,
     deepspeed,
     fsdp,
+    leave_out_misfits,
     model,
     named_file,
-    number,
     report_to,
+    require_model_and_files,
     text,
+    unquoted,
+    valid,
 )
+from training.adapter_config import AdapterConfig
+from training.data_config import DataConfig
 
 _DATA = "training.data"
 _ADAPTER = "training.adapter"
 _OPTIM = "training.optimization"
-_ATTENTION = "training.model.attn_implementation"
 _EXPORT = left_out("POST /v1/fine_tuning/jobs/{id}/exports makes that, after the job")
+_PROJECTED = "optimization.optim_target_modules to the layers"
+_PROJECTED_LAYERS = left_out("set optimization.optim_target_modules")
+_PROJECTIONS = (
+    *("galore_rank", "galore_update_interval", "galore_scale", "galore_proj_type"),
+    *("apollo_rank", "apollo_update_interval", "apollo_scale", "apollo_proj"),
+    *("apollo_proj_type", "apollo_scale_type"),
+)
+_IMAGES = (
+    *("freeze_vision_tower", "freeze_multi_modal_projector", "image_max_pixels"),
+    *("image_min_pixels", "video_max_pixels", "video_min_pixels", "media_dir"),
+)
 _OTHER_METHOD = left_out("there is no such method here")
 
 
@@ -35,8 +55,9 @@ def _switch(settings: Settings) -> Rule:
 
 
 def _names(value: Value) -> list[str]:
-    """A list, which LLaMA-Factory also takes with commas."""
-    names = value.split(",") if isinstance(value, str) else list(value or ())
+    """A list, which LLaMA-Factory also takes with commas, or as one name."""
+    one = [] if value is None else str(value).split(",")
+    names = value if isinstance(value, list) else one
     return [str(name).strip() for name in names]
 
 
@@ -81,9 +102,9 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "pure_bf16": _switch({"training.model.dtype": "bfloat16"}),
         "flash_attn": chosen(
             {
-                "fa2": {_ATTENTION: "flash_attention_2"},
-                "sdpa": {_ATTENTION: "sdpa"},
-                "disabled": {_ATTENTION: "eager"},
+                "fa2": {ATTENTION: "flash_attention_2"},
+                "sdpa": {ATTENTION: "sdpa"},
+                "disabled": {ATTENTION: "eager"},
                 "auto": {},
                 None: {},
             },
@@ -95,7 +116,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "stage": silent,
         "finetuning_type": chosen(
             {"lora": {f"{_ADAPTER}.type": "lora"}, "full": FULL, None: {}},
-            "lora and full are trained here",
+            "lora and full are trained here; the job trains lora",
         ),
         "lora_rank": to("training.lora_r"),
         "lora_target": _target,
@@ -103,9 +124,13 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "pissa_init": _switch({f"{_ADAPTER}.init_lora_weights": "pissa"}),
         "pissa_iter": left_out('set adapter.init_lora_weights to "pissa_niter_N"'),
         "pissa_convert": silent,
+        **dict.fromkeys(_IMAGES, TEXTS_ONLY),
         "use_unsloth": left_out("our own engine trains"),
-        "use_galore": _OTHER_METHOD,
-        "use_apollo": _OTHER_METHOD,
+        "use_galore": left_out(f'set optimization.optim to "galore_adamw", and {_PROJECTED}'),
+        "use_apollo": left_out(f'set optimization.optim to "apollo_adamw", and {_PROJECTED}'),
+        **dict.fromkeys(_PROJECTIONS, left_out("set optimization.optim_args")),
+        "galore_target": _PROJECTED_LAYERS,
+        "apollo_target": _PROJECTED_LAYERS,
         "use_badam": _OTHER_METHOD,
         "freeze_trainable_layers": _OTHER_METHOD,
         # The data
@@ -120,27 +145,29 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         ),
         "default_system": to(f"{_DATA}.default_system"),
         "cutoff_len": to(f"{_DATA}.max_length"),
-        "max_samples": to(f"{_DATA}.max_train_rows", f"{_DATA}.max_eval_rows"),
         "val_size": _val_size,
         "packing": to(f"{_DATA}.packing"),
-        "neat_packing": to(f"{_DATA}.packing"),
+        "neat_packing": _switch({f"{_DATA}.packing": True}),
         "train_on_prompt": _switch({f"{_DATA}.train_on": "everything"}),
         "mask_history": _switch({f"{_DATA}.train_on": "last_assistant"}),
         "tokenized_path": left_out("prepared data is kept and reused by what shaped it"),
+        "disable_shuffling": _switch({f"{_OPTIM}.train_sampling_strategy": "sequential"}),
         "mix_strategy": chosen({"concat": {}, None: {}}, "files are mixed by their weights"),
         # Steps
-        "num_train_epochs": number(f"{_OPTIM}.num_train_epochs"),
-        "learning_rate": number(f"{_OPTIM}.learning_rate"),
-        "warmup_ratio": number("training.warmup_ratio"),
-        "weight_decay": number(f"{_OPTIM}.weight_decay"),
-        "adam_epsilon": number(f"{_OPTIM}.adam_epsilon"),
+        "num_train_epochs": to(f"{_OPTIM}.num_train_epochs"),
+        "learning_rate": to(f"{_OPTIM}.learning_rate"),
+        "warmup_ratio": to("training.warmup_ratio"),
+        "group_by_length": by_length,
+        "weight_decay": to(f"{_OPTIM}.weight_decay"),
+        "adam_epsilon": to(f"{_OPTIM}.adam_epsilon"),
+        "early_stopping_steps": to("training.evaluation.early_stopping_patience"),
         # Reports and results
         "plot_loss": left_out(
             "curves are in TensorBoard's files: …/jobs/{id}/trackers/tensorboard"
         ),
         "report_to": report_to,
         "run_name": text("suffix", "wandb.name"),
-        "save_only_model": left_out("a checkpoint can always be resumed"),
+        "save_only_model": RESUMABLE,
         "compute_accuracy": silent,
         "include_num_input_tokens_seen": silent,
         "export_dir": _EXPORT,
@@ -156,12 +183,21 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "seed": to("seed"),
     }
 )
+_TEXTS = frozenset(
+    {
+        *("model_name_or_path", "dataset", "eval_dataset", "dataset_dir", "default_system"),
+        *("add_tokens", "lora_target", "additional_target", "run_name"),
+    }
+)
+"""Keys whose values are texts, even where they look like numbers."""
+
 DEFAULTS: Mapping[str, Any] = MappingProxyType(
     {
         f"{_OPTIM}.num_train_epochs": 3,
         f"{_OPTIM}.learning_rate": 5e-5,
         f"{_OPTIM}.lr_scheduler_type": "linear",
         f"{_OPTIM}.warmup_steps": 0,
+        f"{_DATA}.overlong": "truncate_end",
     }
 )
 
@@ -174,27 +210,105 @@ def draft_of(keys: Mapping[str, Any]) -> Draft:
     """
     if (stage := keys.get("stage", "sft")) != "sft":
         raise CliError(f"stage: Tunesmith trains supervised (sft), not by {stage}")
+    keys = unquoted(keys, _TEXTS)
+    if keys.get("neat_packing") is True:
+        keys = {**keys, "packing": True}
     draft = Draft(RULES)
+    _carry(draft, keys)
+    require_model_and_files(
+        draft,
+        no_model="model_name_or_path: no model is named in it",
+        no_files="dataset: no data set to train on is named in it",
+    )
+    _set_defaults(draft)
+    leave_out_misfits(draft)
+    return draft
+
+
+def _carry(draft: Draft, keys: Mapping[str, Value]) -> None:
     folder = Path(str(keys.get("dataset_dir", "data")))
     for key, value in keys.items():
         if key in {"dataset", "eval_dataset"}:
             files = [_file_of(draft, key, name, folder) for name in _names(value)]
             carry_files(draft, key, files, is_validation=key == "eval_dataset")
+        elif key == "max_samples":
+            _carry_max_samples(draft, keys)
         else:
             draft.carry(key, value)
-    if draft.value(f"{_ADAPTER}.type") != "none":
-        rank = draft.value(f"{_ADAPTER}.r") or 8
-        draft.default(f"{_ADAPTER}.r", rank)
+    if keys.get("cutoff_len") is not None:
+        draft.note("cutoff_len", _SHORTENED)
+
+
+_SHORTENED = (
+    "a row that is too long loses its end; LLaMA-Factory shortens a long question as well: "
+    "data.overlong has other ways"
+)
+
+
+def _set_defaults(draft: Draft) -> None:
+    if draft.value(ADAPTER_TYPE) != "none":
+        draft.default(f"{_ADAPTER}.r", _RANK)
+        rank = valid(AdapterConfig, "r", draft.value(f"{_ADAPTER}.r"), _RANK)
         draft.default(f"{_ADAPTER}.lora_alpha", 2 * rank)
     for path, value in DEFAULTS.items():
         draft.default(path, value)
-    return draft
+
+
+_RANK = 8
+"""Of LLaMA-Factory's adapters, by default."""
+
+
+def _carry_max_samples(draft: Draft, keys: Mapping[str, Value]) -> None:
+    """So many rows of each data set, before any are held out; a job counts those that are left."""
+    num_sets = len(_names(keys.get("dataset")))
+    share = valid(DataConfig, "eval_split", keys.get("val_size"), 0.0)
+
+    def rows(value: Value) -> Settings:
+        each = valid(DataConfig, "max_train_rows", value, None)
+        if each is None:
+            return {f"{_DATA}.max_train_rows": value}
+        held_out = round(each * num_sets * share)
+        return {
+            f"{_DATA}.max_train_rows": each * num_sets - held_out,
+            f"{_DATA}.max_eval_rows": held_out or each,
+        }
+
+    draft.carry_by(rows, "max_samples", keys["max_samples"])
+    if num_sets > 1:
+        draft.note(
+            "max_samples",
+            "LLaMA-Factory counts in each data set; here the first rows of all files together are "
+            "taken: data.max_train_rows",
+        )
 
 
 def _file_of(draft: Draft, key: str, name: str, folder: Path) -> str:
     """The file of a data set, as the folder's `dataset_info.json` has it; else its name."""
+    entry = _entry_of(name, folder)
+    for other, value in entry.items():
+        if other not in _PLACES:
+            reason = _UNREAD.get(other, "what a file's rows are is detected from them")
+            draft.carry_by(left_out(reason), f"dataset_info.json[{name}].{other}", value)
+    if file := entry.get("file_name"):
+        return str(folder / str(file))
+    return named_file(draft, key, name)
+
+
+def _entry_of(name: str, folder: Path) -> Mapping[str, Any]:
+    """What is said of a data set; nothing, if it is not there."""
     try:
-        known = json.loads((folder / "dataset_info.json").read_bytes())
-        return str(folder / known[name]["file_name"])
+        entry = json.loads((folder / "dataset_info.json").read_bytes())[name]
     except (OSError, ValueError, KeyError, TypeError):
-        return named_file(draft, key, name)
+        return {}
+    return entry if isinstance(entry, Mapping) else {}
+
+
+_PLACES = frozenset({"file_name", "hf_hub_url", "ms_hub_url", "om_hub_url"})
+_UNREAD: Mapping[str, str] = MappingProxyType(
+    {
+        "num_samples": "all rows of a file are taken; data.max_train_rows is for all files",
+        "subset": "a file has no subsets; all of its rows are taken",
+        "split": "a file has no splits; all of its rows are taken",
+    }
+)
+"""What is said of the keys of an entry that do not say what its rows are."""

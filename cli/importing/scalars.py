@@ -1,6 +1,6 @@
 """What a piece of text means as a value: a switch, a number, or itself."""
 
-_WORDS = {"true": True, "false": False}
+_WORDS = {"true": True, "yes": True, "false": False, "no": False}
 
 
 def scalar(text: str) -> bool | int | float | str:

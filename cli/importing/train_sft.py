@@ -12,15 +12,19 @@ from cli.importing.command_line import Command, is_unknown, parse_command
 from cli.importing.draft import Draft, Rule, left_out, silent, to
 from cli.importing.scalars import scalar
 from cli.importing.values import (
+    ADAPTER_TYPE,
     FULL,
     NUM_PROCESSES,
     STRATEGY,
     WORKERS_CHOICE,
+    by_length,
     deepspeed,
     fsdp,
+    leave_out_misfits,
     model,
     parsed,
     report_to,
+    require_model_and_files,
     text,
 )
 
@@ -41,6 +45,7 @@ FLAGS: Mapping[str, Rule] = MappingProxyType(
         "report_to": report_to,
         "deepspeed": deepspeed,
         "fsdp": fsdp,
+        "group_by_length": by_length,
         "add_tokens": parsed("training.add_tokens"),
         "add_special_tokens": parsed("training.add_special_tokens"),
         "local_rank": WORKERS_CHOICE,
@@ -66,8 +71,11 @@ ENVIRONMENT: Mapping[str, Rule] = MappingProxyType(
         "HF_TOKEN": left_out("a worker has its own token"),
     }
 )
+_FOUR = 4
 _OF_2_1 = frozenset({"mode", "target_modules", "compute_dtype", "use_nested_quant"})
 """Arguments by which a command for version 2.1, which always trains LoRA, is told."""
+_DATA = "training.data"
+_MAX_LENGTH = f"{_DATA}.max_length"
 
 DEFAULTS: Mapping[str, Any] = MappingProxyType(
     {
@@ -88,12 +96,48 @@ LORA_DEFAULTS: Mapping[str, Any] = MappingProxyType(
 )
 
 
+DEFAULTS_OF_2_1: Mapping[str, Any] = MappingProxyType(
+    {
+        f"{_DATA}.format": "instruct",
+        f"{_DATA}.template": "vigogne_alpaca",
+        "training.adapter.target_modules": ["q_proj", "v_proj"],
+    }
+)
+DEFAULTS_OF_2_2: Mapping[str, Any] = MappingProxyType(
+    {f"{_DATA}.format": "messages", f"{_DATA}.template": "vigogne_chat_v3"}
+)
+_BLOCK = 1024
+_DOUBLE_QUANT = "training.model.quantization.double_quant"
+
+
 def draft_of(text: str) -> Draft:
     """The job that a script's command asks for; raises CliError if there is no such command."""
     command = parse_command(text)
     draft = Draft({**FLAGS, **LAUNCHER, **ENVIRONMENT})
+    _carry_all(draft, command)
+    require_model_and_files(
+        draft,
+        no_model="--model_name_or_path: no model is named that is known without a shell",
+        no_files="--train_file: no file to train on is named that is known without a shell",
+    )
+    _choose_method(draft, command)
+    _set_defaults_of_version(draft, command)
+    if _packs(command):
+        draft.default(_MAX_LENGTH, _BLOCK)
+    if _processes(draft) > 1:
+        draft.default(STRATEGY, "ddp")
+    for path, value in DEFAULTS.items():
+        draft.default(path, value)
+    leave_out_misfits(draft)
+    return draft
+
+
+def _carry_all(draft: Draft, command: Command) -> None:
     for name, words in command.flags.items():
-        _carry(draft, f"--{name}", name, words)
+        if name == "block_size" and not _packs(command):
+            draft.note("--block_size", "blocks are filled with --pack_into_block only")
+        else:
+            _carry(draft, f"--{name}", name, words)
     for name, words in command.launcher.items():
         if name in LAUNCHER:
             _carry(draft, f"--{name}", name, words)
@@ -101,12 +145,6 @@ def draft_of(text: str) -> Draft:
             draft.note(f"--{name}", "processes are started by the worker")
     for name in ENVIRONMENT.keys() & command.environment.keys():
         draft.carry(name, command.environment[name])
-    _choose_method(draft, command)
-    if _processes(draft) > 1:
-        draft.default(STRATEGY, "ddp")
-    for path, value in DEFAULTS.items():
-        draft.default(path, value)
-    return draft
 
 
 def _carry(draft: Draft, shown_as: str, name: str, words: list[str]) -> None:
@@ -136,12 +174,25 @@ def _choose_method(draft: Draft, command: Command) -> None:
         for path, value in FULL.items():
             draft.default(path, value)
         draft.note("--adapter", "is missing: every weight is trained, as vigogne 2.2 does")
-    if draft.value("training.adapter.type") == "none":
+    if draft.value(ADAPTER_TYPE) == "none":
         return
     for path, value in LORA_DEFAULTS.items():
         draft.default(path, value)
-    if _OF_2_1 & command.flags.keys():
-        draft.default("training.adapter.target_modules", ["q_proj", "v_proj"])
+
+
+def _set_defaults_of_version(draft: Draft, command: Command) -> None:
+    is_2_1 = bool(_OF_2_1 & command.flags.keys())
+    is_2_2 = "adapter" in command.flags or draft.value(ADAPTER_TYPE) == "none"
+    defaults = DEFAULTS_OF_2_1 if is_2_1 else DEFAULTS_OF_2_2 if is_2_2 else {}
+    for path, value in defaults.items():
+        draft.default(path, value)
+    if is_2_1 and draft.value("training.model.quantization.bits") == _FOUR:
+        draft.default(_DOUBLE_QUANT, value=False)
+
+
+def _packs(command: Command) -> bool:
+    words = command.flags.get("pack_into_block")
+    return words is not None and _value("pack_into_block", words) is True
 
 
 def _processes(draft: Draft) -> int:

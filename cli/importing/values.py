@@ -1,26 +1,41 @@
 """Rules that several sources share: the model's name, trackers, processes, DeepSpeed's presets."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
-from cli.importing.draft import Draft, LeftOut, Rule, Settings, Value, left_out, to
+from pydantic import ValidationError
+
+from cli.errors import CliError
+from cli.importing.draft import Draft, LeftOut, Rule, Settings, Value, chosen, left_out, to
 from cli.importing.scalars import scalar
+from training.adapter_config import AdapterConfig
+from training.section import Section
 
 STRATEGY = "training.parallelism.strategy"
 NUM_PROCESSES = "training.parallelism.num_processes"
 OFFLOAD = "training.parallelism.offload"
-FULL = {"training.adapter.type": "none"}
+ADAPTER_TYPE = "training.adapter.type"
+FULL = {ADAPTER_TYPE: "none"}
+ATTENTION = "training.model.attn_implementation"
+_DTYPE = "training.model.dtype"
+_QUANTIZATION = "training.model.quantization"
+_EIGHT = 8
+_SAMPLING = "training.optimization.train_sampling_strategy"
 
 DATA_SUFFIXES = frozenset({".jsonl", ".json", ".csv", ".txt", ".parquet", ".arrow"})
 WORKERS_CHOICE = left_out("the worker decides that")
 NOT_SENT = left_out("of a run, only metrics are sent")
+TEXTS_ONLY = left_out("rows are texts; no images or sounds are read")
+RESUMABLE = left_out("a checkpoint can always be resumed")
 HUB = left_out("a result goes to a hub by `POST /v1/fine_tuning/jobs/{id}/exports`, after the job")
 
 
 def model(value: Value) -> Settings:
     """A name of the catalogue; of a folder its last part."""
+    if not _says_something(value):
+        return {}
     text = str(value)
     is_folder = text.startswith(("/", ".", "~"))
     return {"model": PurePosixPath(text).name if is_folder else text}
@@ -28,6 +43,8 @@ def model(value: Value) -> Settings:
 
 def report_to(value: Value) -> Settings:
     """W&B and MLflow are integrations of a job, the other trackers are named in `reporting`."""
+    if not isinstance(value, str | list | None):
+        raise LeftOut("should be a tracker's name, or a list of them")
     names = [value] if isinstance(value, str) else list(value or ())
     settings: dict[str, Any] = {}
     for name in ("wandb", "mlflow"):
@@ -50,11 +67,15 @@ def deepspeed(value: Value) -> Settings:
             "the configuration itself as parallelism.deepspeed"
         )
     offloads = name in _OFFLOADING or ("offload" in name and "no_offload" not in name)
-    parts = ["optimizer"] if found[0] == "zero2" else ["optimizer", "parameters"]
-    return {STRATEGY: found[0], OFFLOAD: parts if offloads else None}
+    return {STRATEGY: found[0], OFFLOAD: _PARTS[found[0]] if offloads else None}
 
 
-_STAGES = {"zero2": ("zero2", "z2", "zero_2"), "zero3": ("zero3", "z3", "zero_3")}
+_PARTS = {"ddp": None, "zero2": ["optimizer"], "zero3": ["optimizer", "parameters"]}
+_STAGES = {
+    "ddp": ("zero0", "z0", "zero_0"),
+    "zero2": ("zero2", "z2", "zero_2"),
+    "zero3": ("zero3", "z3", "zero_3"),
+}
 _OFFLOADING = frozenset({"ds_config_zero2.json", "ds_config_zero3.json"})
 """vigogne's; the name says where nothing is offloaded."""
 
@@ -75,13 +96,80 @@ def parsed(path: str) -> Rule:
     return parse
 
 
-def number(*paths: str) -> Rule:
-    """A number, which YAML takes for a text where it is written as `1e-4`."""
-    return lambda value: dict.fromkeys(paths, scalar(value) if isinstance(value, str) else value)
+def unquoted(keys: Mapping[str, Value], texts: Container[str]) -> dict[str, Value]:
+    """`keys` with the numbers and switches that stand in quotes, but for those that are `texts`."""
+    return {
+        key: scalar(value) if isinstance(value, str) and key not in texts else value
+        for key, value in keys.items()
+    }
+
+
+def valid(section: type[Section], key: str, value: Value, otherwise: Value) -> Value:
+    """`value`, if a job may have it there; else what its program does without it."""
+    try:
+        return getattr(section.model_validate({key: value}), key)
+    except ValidationError:
+        return otherwise
 
 
 def text(*paths: str) -> Rule:
-    return lambda value: dict.fromkeys(paths, None if value in {None, ""} else str(value))
+    return lambda value: dict.fromkeys(paths, str(value) if _says_something(value) else None)
+
+
+def _says_something(value: Value) -> bool:
+    return value is not None and value != ""
+
+
+by_length = chosen(
+    {True: {_SAMPLING: "group_by_length"}, False: {}, None: {}}, "should be true or false"
+)
+
+
+def leave_out_misfits(draft: Draft) -> None:
+    """What a program overlooks beside other settings, where the server would refuse both."""
+    if draft.value(ADAPTER_TYPE) == "none":
+        for path in _OF_ADAPTERS:
+            draft.withdraw(path, "every weight is trained, without an adapter")
+    _leave_out_quantization(draft)
+    _keep_quantized_weights_whole(draft)
+    is_flash = draft.value(ATTENTION) == "flash_attention_2"
+    if is_flash and draft.value(_DTYPE) == "float32":
+        draft.withdraw(ATTENTION, "FlashAttention computes in 16 bits")
+    if draft.value("training.data.packing"):
+        draft.withdraw(_SAMPLING, "packed blocks are always shuffled")
+
+
+def _leave_out_quantization(draft: Draft) -> None:
+    bits = draft.value(f"{_QUANTIZATION}.bits")
+    if bits is None:
+        draft.withdraw(_QUANTIZATION, "weights are quantized where a number of bits is given only")
+    if bits == _EIGHT:
+        for key in ("type", "double_quant"):
+            if draft.value(f"{_QUANTIZATION}.{key}"):
+                draft.withdraw(f"{_QUANTIZATION}.{key}", "weights of 8 bits have no such choice")
+
+
+def _keep_quantized_weights_whole(draft: Draft) -> None:
+    is_quantized = draft.value(f"{_QUANTIZATION}.bits") is not None
+    if is_quantized and draft.value(STRATEGY) in _SPLITTING:
+        for path in (STRATEGY, OFFLOAD):
+            draft.withdraw(path, "quantized weights stay whole: parallelism.strategy is ddp")
+        draft.default(STRATEGY, "ddp")
+
+
+_SPLITTING = frozenset({"zero3", "fsdp"})
+_OF_ADAPTERS = (
+    *(f"training.adapter.{key}" for key in AdapterConfig.model_fields if key != "type"),
+    _QUANTIZATION,
+)
+
+
+def require_model_and_files(draft: Draft, *, no_model: str, no_files: str) -> None:
+    """Raises CliError with a reason if there is nothing to train, or nothing to train on."""
+    if draft.value("model") is None:
+        raise CliError(no_model)
+    if draft.value("training_file") is None and draft.value("training_files") is None:
+        raise CliError(no_files)
 
 
 def named_file(draft: Draft, key: str, name: str) -> str:

@@ -4,7 +4,8 @@ A file that is still to be checked decides nothing yet; the job then waits, see
 `jobs.service.validation`.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,8 @@ from training.config import TrainingConfig, resolved
 from training.data_config import FORMAT_NAMES
 from training.facts import ModelFacts, data_misfits, misfits
 from training.held_out import held_out_misfits
+from training.misfit import Misfit
+from training.run_length import total_steps
 
 
 @dataclass(frozen=True)
@@ -114,20 +117,28 @@ def resolve(training: TrainingConfig, facts: ModelFacts, inputs: Sequence[Input]
         InvalidRequest: It does not fit the model, or the rows.
     """
     rows = sum((i.file.num_rows or 0) * i.weight for i in inputs if i.role == "training")
-    settled = resolved(training, num_rows=max(1, round(rows)), context_length=facts.context_length)
+    num_rows = max(1, math.ceil(rows))
+    settled = resolved(training, num_rows=num_rows, context_length=facts.context_length)
     formats = {item.file.format for item in inputs if item.file.format is not None}
     holds_out = settled.data.eval_split > 0 or any(i.role == "validation" for i in inputs)
     unfit = (
         *misfits(settled, facts),
         *data_misfits(settled.data, facts, formats),
         *held_out_misfits(settled, has_rows=holds_out),
+        *(() if is_waited_for(inputs) else _length_misfits(settled, num_rows)),
     )
     for misfit in unfit:
-        raise InvalidRequest(misfit.message, param=misfit.param)
+        raise InvalidRequest(str(misfit), param=misfit.param)
     validates = any(item.role == "validation" for item in inputs)
     if reason := no_loss_to_follow(settled.optimization, settled.data, validates=validates):
         raise InvalidRequest(reason, param="training.optimization.lr_scheduler_type")
     return settled
+
+
+def _length_misfits(training: TrainingConfig, num_rows: int) -> Iterator[Misfit]:
+    """Rows may be left out, so that a run is shorter; only where they are split is it longer."""
+    if training.data.overlong != "split":
+        yield from training.optimization.length_misfits(total_steps(training, num_rows))
 
 
 def pin(job: Job, item: Input) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What a job's owner sees of it after it was made."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -13,6 +14,9 @@ from jobs.models import Artifact, Checkpoint, Event, Job, JobFile, Run
 from jobs.pages import Page
 from jobs.repository import files_of_jobs, job_of
 from jobs.states import JobStatus
+from training.config import TrainingConfig
+
+Tracker = Literal["tensorboard", "wandb", "mlflow"]
 
 
 def get(session: Session, identity: Identity, job_id: str) -> Job:
@@ -91,6 +95,38 @@ def artifact(session: Session, identity: Identity, job_id: str, name: str) -> Ar
             code="artifact_not_found",
         )
     return found
+
+
+def tracker_files(session: Session, identity: Identity, job_id: str, tracker: Tracker) -> Artifact:
+    """The archive of what a job has written for a tracker of metrics.
+
+    Raises:
+        NotFound: The project has no such job, or the job no such files (yet).
+    """
+    job = job_of(session, identity, job_id)
+    found = session.get(Artifact, (job.id, f"{tracker}.zip"))
+    if found is None:
+        raise NotFound(
+            f"tracker: {_why_no_files(job, tracker)}", param="tracker", code="artifact_not_found"
+        )
+    return found
+
+
+def _why_no_files(job: Job, tracker: Tracker) -> str:
+    reporting = TrainingConfig.model_validate(job.training).reporting
+    integrations = [each["type"] for each in job.integrations or ()]
+    if tracker not in (*reporting.report_to, *integrations):
+        key = "training.reporting.report_to" if tracker == "tensorboard" else "integrations"
+        return f"the job does not write for {tracker}, which its `{key}` does not name"
+    if job.status != JobStatus.SUCCEEDED:
+        return (
+            f"what is written for {tracker} can be fetched when the job has succeeded; it is "
+            f"{job.status.value}"
+        )
+    return (
+        f"the job has left no files for {tracker}: its events say where the metrics went "
+        f"(GET /v1/fine_tuning/jobs/{job.id}/events)"
+    )
 
 
 def artifacts_named(session: Session, job_ids: Sequence[str], name: str) -> dict[str, Artifact]:

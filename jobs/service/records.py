@@ -31,6 +31,9 @@ from training.events import (
 )
 from training.run_directory import Manifest
 
+_MOST_SHOWN = 200
+"""Characters of a sample's prompt and of its answer in a message; its data holds both whole."""
+
 
 class Fenced(Exception):  # noqa: N818 - what happened, not an error of ours
     """The run is no longer ours."""
@@ -270,11 +273,17 @@ def _drafts(event: Event, attempt: int) -> Iterator[Draft]:
             yield Draft("message", message, level, data or None, attempt)
         case Sample(step=step, prompt=prompt, completion=completion):
             data = {"step": step, "prompt": prompt, "completion": completion}
-            yield Draft("sample", f"Sample at step {step}", "info", data, attempt, step)
+            said = f"Sample at step {step}: {_in_a_line(prompt)} → {_in_a_line(completion)}"
+            yield Draft("sample", said, "info", data, attempt, step)
         case Rewound(step=step):
             yield Draft("rewound", f"Going on from step {step}", "info", {"step": step}, attempt)
         case Progress() | CheckpointSaved() | Finished():
             return
+
+
+def _in_a_line(text: str) -> str:
+    words = " ".join(text.split())
+    return words if len(words) <= _MOST_SHOWN else f"{words[:_MOST_SHOWN]} …"
 
 
 def _sentence(step: int, metrics: dict[str, float | int | None]) -> str:

@@ -25,9 +25,9 @@ from training.model_config import ModelConfig
 from training.run_directory import MANIFEST, Manifest
 
 _MEMBERS = "adapter/"
-_LOADED_SUFFIXES = (".safetensors", ".json", ".jinja", ".model", ".txt")
+_STAGED_SUFFIXES = (".safetensors", ".json", ".jinja", ".md", ".model", ".txt")
 """Nothing that could run code when it is opened, and no optimiser state."""
-_NOT_LOADED = frozenset({MANIFEST, "ledger.json", "trainer_state.json"})
+_NOT_STAGED = frozenset({MANIFEST, "ledger.json", "trainer_state.json"})
 _FREE_KEYS = frozenset({"lora_dropout", "loraplus_lr_ratio"})
 """Of an adapter: they may change on the way, for no weight depends on them."""
 _TOKEN_KEYS = ("add_tokens", "add_special_tokens")
@@ -165,11 +165,12 @@ def _visible_model(session: Session, identity: Identity, name: str) -> Model | N
 
 
 def _not_found(session: Session, identity: Identity, name: str) -> InvalidRequest:
-    bases = [m.name for m in models_of(session, identity) if m.project_id is None]
+    models = models_of(session, identity)
+    bases = [repr(m.name) for m in models if m.project_id is None and m.status == READY]
+    offered = ", ".join(bases) or "none that is ready: an admin adds one at POST /v1/models"
     return InvalidRequest(
         f"model: {name!r} is no base model of the catalogue, and nothing that was tuned in this "
-        "project or is shared with it; the catalogue has "
-        f"{', '.join(map(repr, bases)) or 'none yet: an admin adds one at POST /v1/models'}",
+        f"project or is shared with it; the catalogue has {offered}",
         param="model",
         code="model_not_found",
     )
@@ -240,7 +241,7 @@ def _stored(session: Session, start: Start | None) -> StoredWeights | None:
         files = _of_result(session, start.job)
     else:
         files = _of_checkpoint(start.checkpoint)
-    return StoredWeights(start.name, tuple(_loaded(files)))
+    return StoredWeights(start.name, tuple(_staged(files)))
 
 
 def _of_result(session: Session, job: Job) -> Iterator[StoredFile]:
@@ -255,5 +256,5 @@ def _of_checkpoint(checkpoint: Checkpoint) -> Iterator[StoredFile]:
         yield StoredFile(entry.path, f"{checkpoint.key_prefix}/{entry.path}", entry.sha256)
 
 
-def _loaded(files: Iterable[StoredFile]) -> list[StoredFile]:
-    return [f for f in files if f.path.endswith(_LOADED_SUFFIXES) and f.path not in _NOT_LOADED]
+def _staged(files: Iterable[StoredFile]) -> list[StoredFile]:
+    return [f for f in files if f.path.endswith(_STAGED_SUFFIXES) and f.path not in _NOT_STAGED]

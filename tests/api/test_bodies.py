@@ -89,6 +89,27 @@ def test_unknown_keys_are_named_with_the_known_ones(
     assert accepted in error["message"]
 
 
+_ENDPOINT = {"name": "n", "event_types": ["fine_tuning.job.failed"]}
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "words"),
+    [
+        ("/api_keys", {"name": ""}, "name should have at least 1 character, but"),
+        ("/api_keys", {"name": "x" * 101}, "name should have at most 100 characters, but"),
+        (
+            "/webhook_endpoints",
+            {**_ENDPOINT, "url": ""},
+            "url should have at least 1 character, but",
+        ),
+    ],
+)
+def test_the_length_of_a_text_is_told_in_characters(
+    admin: Client, path: str, body: dict[str, Any], words: str
+) -> None:
+    assert words in refused(admin.http.post(path, json=body), 400)["message"]
+
+
 def test_an_unknown_key_in_a_list(admin: Client) -> None:
     body = {"model": "tiny", "training_files": [{"file": "a"}, {"file": "b", "wait": 1}]}
     error = refused(admin.http.post("/fine_tuning/jobs", json=body), 400)
@@ -98,6 +119,7 @@ def test_an_unknown_key_in_a_list(admin: Client) -> None:
 
 _WANDB = {"type": "wandb", "wandb": {"project": "p"}}
 _TAG = "integrations.0.mlflow.tags.mlflow.user"
+_TOKEN = "training.model.add_tokens.0"
 _URI = "integrations.0.mlflow.tracking_uri"
 
 
@@ -115,8 +137,8 @@ _WRONG: list[tuple[dict[str, Any], str, str, str]] = [
     ({"suffix": "a/b"}, "suffix", "a/b", "pattern"),
     ({"metadata": "team"}, "metadata", "team", "object"),
     ({"metadata": {"k": 5}}, "metadata.k", "5", "string"),
-    ({"metadata": {"k": "v" * 513}}, "metadata.k", "v", "512"),
-    ({"metadata": {str(n): "" for n in range(17)}}, "metadata", "", "16"),
+    ({"metadata": {"k": "v" * 513}}, "metadata.k", "v", "at most 512 characters, but"),
+    ({"metadata": {str(n): "" for n in range(17)}}, "metadata", "", "at most 16 items, not more"),
     ({"method": {"type": "dpo"}}, "method.type", "dpo", "supervised"),
     ({"method": []}, "method", "[]", "object"),
     ({"hyperparameters": {"n_epochs": 0}}, "hyperparameters.n_epochs", "0", "auto"),
@@ -125,6 +147,7 @@ _WRONG: list[tuple[dict[str, Any], str, str, str]] = [
     ({"resources": {"pool": "A B"}}, "resources.pool", "A B", "pattern"),
     ({"priority": 101}, "priority", "101", "100"),
     ({"training": {"adapter": {"r": "many"}}}, "training.adapter.r", '"many"', "integer"),
+    ({"training": {"model": {"add_tokens": [""]}}}, _TOKEN, '""', "at least 1 character, but"),
     ({"training": 3}, "training", "3", "object"),
     ({"integrations": [_WANDB, _WANDB]}, "integrations", "wandb", "at most once"),
     ({"integrations": [{"type": "slack"}]}, "integrations.0", "slack", "wandb, mlflow"),

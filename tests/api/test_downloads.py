@@ -150,5 +150,23 @@ def test_what_was_written_for_trackers(deployment: Deployment, admin: Client) ->
     reply = admin.http.get(f"{job}/trackers/tensorboard")
     assert reply.content == TENSORBOARD
     assert reply.headers["content-disposition"].endswith("tensorboard.zip")
-    assert refused(admin.http.get(f"{job}/trackers/wandb"), 404)["code"] == "artifact_not_found"
+    error = refused(admin.http.get(f"{job}/trackers/wandb"), 404)
+    assert (error["code"], error["param"]) == ("artifact_not_found", "tracker")
+    assert "`integrations` does not name" in error["message"]
     assert refused(admin.http.get(f"{job}/trackers/adapter"), 400)["param"] == "tracker"
+
+
+def test_why_there_is_nothing_of_a_tracker(deployment: Deployment, admin: Client) -> None:
+    wandb = {"type": "wandb", "wandb": {"project": "p"}}
+    ended = deployment.succeeded(admin, integrations=[wandb])["id"]
+    waiting = admin.submit(integrations=[wandb])["id"]
+    silent = admin.submit(training={"report_to": []})["id"]
+    for job, tracker, words in (
+        (silent, "tensorboard", "`training.reporting.report_to` does not name"),
+        (ended, "wandb", "has left no files for wandb: its events say where"),
+        (waiting, "wandb", "when the job has succeeded; it is queued"),
+        (waiting, "tensorboard", "when the job has succeeded; it is queued"),
+        (waiting, "mlflow", "`integrations` does not name"),
+    ):
+        reply = admin.http.get(f"/fine_tuning/jobs/{job}/trackers/{tracker}")
+        assert words in refused(reply, 404)["message"]

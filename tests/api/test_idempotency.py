@@ -239,5 +239,8 @@ def test_a_rerun_comes_through_the_same_door(posts: Posts):
     assert ok(http.post(paths[0], json={"seed": 3}, headers={COUNT: "1"}))["id"] == first["id"]
     assert ok(http.post(paths[1], json={"seed": 3}, headers={COUNT: "1"}))["id"] != first["id"]
     bare = http.post(paths[0], headers={KEY: "r"})
-    assert ok(http.post(paths[0], headers={KEY: "r"}))["id"] == ok(bare)["id"]
+    for nothing in (b"", b"{}", b"null"):
+        headers = {KEY: "r", "content-type": "application/json"}
+        again = http.post(paths[0], headers=headers, content=nothing)
+        assert ok(again)["id"] == ok(bare)["id"]
     refused(http.post(paths[1], headers={KEY: "r"}), 422)

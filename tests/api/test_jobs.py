@@ -37,16 +37,24 @@ def test_jobs_by_metadata(admin: Client) -> None:
     none = admin.submit(training_file=file)["id"]
     plain = admin.submit(training_file=file, metadata={"team": "a b"})["id"]
     both = admin.submit(training_file=file, metadata={"team": "a b", "x.y": '1"2'})["id"]
+    odd = admin.submit(training_file=file, metadata={"": "e", "a[b]": "c", "a][b\n": "d"})["id"]
     for query, expected in (
         ("metadata%5Bteam%5D=a+b", [both, plain]),
         ("metadata[team]=a%20b&metadata[x.y]=1%222", [both]),
         ("metadata[team]=other", []),
         ("metadata[absent]=x", []),
         ("metadata=null", [none]),
+        ("metadata[]=e", [odd]),
+        ("metadata[a[b]]=c&metadata%5Ba%5D%5Bb%0A%5D=d", [odd]),
         ("metadata[team]=a+b&limit=1", [both]),
     ):
         assert _ids(ok(admin.http.get(f"/fine_tuning/jobs?{query}"))) == expected, query
-    bad = ("metadata=x", "metadata=null&metadata[a]=b", "metadata[]=x", "metadata[a][b]=c")
+    bad = (
+        "metadata=x",
+        "metadata=null&metadata[a]=b",
+        "metadata[a]b=c",
+        "metadata[]=x&metadata[]=y",
+    )
     for query in (*bad, "metadata[a]=b&metadata[a]=c"):
         error = refused(admin.http.get(f"/fine_tuning/jobs?{query}"), 400)
         assert error["param"].startswith("metadata")

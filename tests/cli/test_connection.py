@@ -48,6 +48,7 @@ def test_the_local_key_goes_to_no_other_machine(
     ("url", "key", "said"),
     [
         ("http://127.0.0.1:1", "k", "no server answers at http://127.0.0.1:1"),
+        ("http://127.0.0.1:1/v1/", "k", "no server answers at http://127.0.0.1:1:"),
         ("ftp://127.0.0.1", "k", "is not an address"),
         (None, "wrong", "the API key is not valid"),
     ],

@@ -88,6 +88,44 @@ def test_a_file_is_fetched(tunesmith: Tunesmith, desk: Desk, tmp_path: Path) -> 
     assert hashlib.sha256(FILE).hexdigest() in done.err
 
 
+def test_a_file_goes_into_a_folder_under_its_own_name(
+    tunesmith: Tunesmith, desk: Desk, tmp_path: Path
+) -> None:
+    (tmp_path / "models").mkdir()
+    asked = ("export", desk.job.id, "--kind", "gguf", "-o", "models")
+    with working(desk.world, "x.gguf"):
+        done = tunesmith(*asked)
+    assert (done.code, done.out) == (0, "models/x.gguf\n"), done.err
+    assert (tmp_path / "models" / "x.gguf").read_bytes() == FILE
+
+
+def test_a_file_that_is_there_is_kept(tunesmith: Tunesmith, desk: Desk, tmp_path: Path) -> None:
+    mine = tmp_path / "x.gguf"
+    mine.write_text("mine")
+    asked = ("export", desk.job.id, "--kind", "gguf", "-o")
+    with working(desk.world, "x.gguf"):
+        done = tunesmith(*asked, "x.gguf")
+    expected = "tunesmith: x.gguf is there: remove it, or choose another -o\n"
+    assert (done.code, done.out) == (1, "")
+    assert done.err.endswith(expected)
+    assert tunesmith(*asked, ".").err == expected
+    assert mine.read_text() == "mine"
+    assert list(tmp_path.iterdir()) == [mine]
+
+
+@pytest.mark.parametrize("target", ["afile/sub", "afile/sub/deep"])
+def test_a_file_in_the_way_is_told_in_a_line(
+    tunesmith: Tunesmith, desk: Desk, tmp_path: Path, target: str
+) -> None:
+    (tmp_path / "afile").write_text("mine")
+    with working(desk.world, "x.gguf"):
+        done = tunesmith("export", desk.job.id, "--kind", "gguf", "-o", target)
+    assert (done.code, done.out) == (1, "")
+    last_line = done.err.splitlines()[-1]
+    assert last_line.startswith("tunesmith: cannot write afile")
+    assert last_line.endswith("choose another -o")
+
+
 @pytest.mark.parametrize("name", ["model", "model.zip"])
 def test_an_archive_is_unpacked_unless_it_is_to_be_one(
     tunesmith: Tunesmith, desk: Desk, tmp_path: Path, name: str
@@ -117,4 +155,4 @@ def test_what_fails_is_told_in_a_line(tunesmith: Tunesmith, desk: Desk) -> None:
     assert done.code == 1
     assert "failed: it went wrong mend it" in done.err
     wrong = tunesmith("export", desk.job.id, "--kind", "gguf", "--set", "dtype=float16")
-    assert (wrong.code, 'dtype is no option of "gguf"' in wrong.err) == (1, True)
+    assert (wrong.code, 'dtype: is no option of "gguf"' in wrong.err) == (1, True)

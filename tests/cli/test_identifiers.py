@@ -2,6 +2,10 @@
 
 import json
 
+import pytest
+
+from cli.errors import CliError
+from cli.identifiers import checkpoint_id
 from tests.cli.conftest import Deployment, Tunesmith
 
 
@@ -45,3 +49,27 @@ def test_a_key_is_found_by_its_name(tunesmith: Tunesmith) -> None:
     assert tunesmith("key", "create", "Ada").out.startswith("sk-tunesmith-")
     assert tunesmith("key", "revoke", "Ada").out.endswith(" revoked\n")
     assert "Ada" not in tunesmith("key", "list").out
+
+
+def test_a_name_of_several_keys_lists_them(tunesmith: Tunesmith) -> None:
+    for _ in range(2):
+        tunesmith("key", "create", "Grace")
+    keys = json.loads(tunesmith("key", "list", "-o", "json").out)
+    ids = [key["id"] for key in keys if key["name"] == "Grace"]
+    result = tunesmith("key", "revoke", "Grace")
+    assert (result.code, len(ids)) == (1, 2)
+    assert result.err == f"tunesmith: 'Grace' names 2 API keys: {', '.join(ids)}\n"
+    assert all(tunesmith("key", "revoke", each).code == 0 for each in ids)
+
+
+def test_a_checkpoint_by_its_step_or_the_beginning_of_its_id() -> None:
+    saved = [
+        {"id": "ftckpt_77aa", "step_number": 20},
+        {"id": "ftckpt_31bb", "step_number": 10},
+    ]
+    assert checkpoint_id(saved, "10") == "ftckpt_31bb"
+    assert checkpoint_id(saved, "77") == "ftckpt_77aa"
+    with pytest.raises(CliError, match="no checkpoint of step 3; there are 20, 10"):
+        checkpoint_id([saved[0], {**saved[1], "id": "ftckpt_cc"}], "3")
+    with pytest.raises(CliError, match="no checkpoint of step 3; there are none yet"):
+        checkpoint_id([], "3")

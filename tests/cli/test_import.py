@@ -9,6 +9,7 @@ import pytest
 
 from jobs.requests import JobRequest
 from tests.cli.conftest import Deployment, Tunesmith
+from tests.cli.imports import AXOLOTL, LLAMA_FACTORY, at, imported, noted
 from tests.jobs.world import FACTS
 from tests.vigogne import CANONICAL, SEVEN
 from training.config import TrainingConfig
@@ -18,7 +19,6 @@ CHAT_V3 = {"data.format": "messages", "data.template": "vigogne_chat_v3"}
 FULL = {"adapter.type": "none"}
 UNSETTLED = frozenset({"--optim"})
 """Carried over as soon as there is something that it can become."""
-
 EXPECTED: Mapping[str, tuple[dict[str, Any], dict[str, Any], set[str]]] = {
     "llama2_chat_full.sh": (
         {
@@ -164,7 +164,10 @@ EXPECTED: Mapping[str, tuple[dict[str, Any], dict[str, Any], set[str]]] = {
             "parallelism.offload": ["optimizer", "parameters"],
             "evaluation.early_stopping_patience": 3,
         },
-        {"datasets[0].path", "datasets[0].field_messages", "plugins", "adapter"},
+        {
+            *("datasets[0].path", "datasets[0].field_messages", "datasets[0].split"),
+            "adapter",
+        },
     ),
     "llama_factory_lora.yaml": (
         {
@@ -176,14 +179,17 @@ EXPECTED: Mapping[str, tuple[dict[str, Any], dict[str, Any], set[str]]] = {
             "adapter.r": 8,
             "adapter.lora_alpha": 16,
             "adapter.target_modules": "all-linear",
-            "data.max_train_rows": 1000,
+            "data.max_length": 2048,
+            "data.overlong": "truncate_end",
+            "data.max_train_rows": 2000,
+            "data.max_eval_rows": 1000,
             "optimization.num_train_epochs": 3.0,
             "reporting.report_to": [],
         },
         {
             *("trust_remote_code", "dataset", "template", "overwrite_cache", "output_dir"),
             *("preprocessing_num_workers", "dataloader_num_workers", "plot_loss"),
-            *("overwrite_output_dir", "ddp_timeout"),
+            *("overwrite_output_dir", "ddp_timeout", "max_samples", "cutoff_len"),
         },
     ),
     "llama_factory_full.yaml": (
@@ -205,21 +211,9 @@ EXPECTED: Mapping[str, tuple[dict[str, Any], dict[str, Any], set[str]]] = {
             "parallelism.strategy": "zero3",
             "parallelism.offload": ["optimizer", "parameters"],
         },
-        {"dataset", "eval_dataset", "template", "run_name"},
+        {"dataset", "eval_dataset", "template", "run_name", "cutoff_len"},
     ),
 }  # fmt: skip
-
-
-def at(value: Any, path: str) -> Any:
-    for key in path.split("."):
-        value = value.get(key, {})
-    return None if value == {} else value
-
-
-def noted(printed: str) -> set[str]:
-    """The keys of the lines on standard error that begin with two blanks."""
-    lines = [line[2:] for line in printed.splitlines() if line.startswith("  ")]
-    return {line.partition(": ")[0] for line in lines if not line.startswith("tunesmith")}
 
 
 def test_every_source_is_looked_at() -> None:
@@ -284,44 +278,255 @@ def test_a_job_goes_to_the_screen_or_comes_from_standard_input(
     assert json.loads(found.out)["training"]["adapter"] == {"type": "none"}
 
 
-def imported(tunesmith: Tunesmith, text: str) -> tuple[Any, str]:
-    Path("source").write_text(text)
-    found = tunesmith("import", "source")
-    return json.loads(found.out) if found.code == 0 else None, found.err
-
-
-def test_a_data_set_of_llama_factory_is_found_by_its_name(
-    tunesmith: Tunesmith, tmp_path: Path
+@pytest.mark.parametrize(
+    ("text", "path", "value", "note"),
+    [
+        (
+            "train_sft --model_name_or_path m --train_file a.json --adapter none "
+            "--learning_rate fast --gradient_checkpointing maybe",
+            "optimization",
+            {"learning_rate": 5e-5, "gradient_checkpointing": False},
+            "--learning_rate: should be a valid number",
+        ),
+        (
+            "train_sft --model_name_or_path m --train_file a.json --lora_r 0",
+            "adapter",
+            {"r": 8, "lora_alpha": 16, "lora_dropout": 0.05},
+            "--lora_r: should be greater than 0; it is 0",
+        ),
+        (
+            "model_name_or_path: m\ndataset: a.json\nlora_rank: many\nlearning_rate: -1",
+            "adapter",
+            {"r": 8, "lora_alpha": 16},
+            "lora_rank: should be a valid integer",
+        ),
+        (
+            "base_model: m\ndatasets: a.json\nmicro_batch_size: 0",
+            "optimization",
+            {"per_device_train_batch_size": 1},
+            "micro_batch_size: should be greater than 0; it is 0",
+        ),
+    ],
+)
+def test_for_an_invalid_value_stands_what_the_program_does_without_it(
+    tunesmith: Tunesmith, text: str, path: str, value: dict[str, Any], note: str
 ) -> None:
-    (tmp_path / "lf").mkdir()
-    info = {"mine": {"file_name": "mine.json"}, "hub": {"hf_hub_url": "x/y"}}
-    (tmp_path / "lf" / "dataset_info.json").write_text(json.dumps(info))
-    text = "model_name_or_path: m\ndataset_dir: lf\ndataset: mine, hub\n"
     job, err = imported(tunesmith, text)
-    assert job["training_files"] == [{"file": "lf/mine.json"}, {"file": "hub"}]
-    assert noted(err) == {"dataset"}
+    assert {key: at(job["training"], f"{path}.{key}") for key in value} == value
+    assert note in err
 
 
-SCRIPT = """
-export WANDB_PROJECT='a b' NOISE=1
-# --lora_r 1 \\
-text="two
-lines"
-WANDB_ENTITY=me python -m vigogne.train_sft \\
-  --model_name_or_path ${BASE:-llama} \\
-  --train_file "$text.jsonl" --lora-r 4 --report_to wandb \\
-  --adapter lora   # \\
-  --lora_alpha 99
-echo --model_name_or_path other
+def test_numbers_that_yaml_overlooks(tunesmith: Tunesmith) -> None:
+    text = """
+base_model: m
+datasets: a.json
+max_grad_norm: 5e-2
+adam_beta2: 1E-1
+loraplus_lr_ratio: 1e+1
+adapter: lora
+learning_rate: "1e-6"
 """
+    job, err = imported(tunesmith, text)
+    assert job["training"]["optimization"]["max_grad_norm"] == 0.05
+    assert job["training"]["optimization"]["adam_beta2"] == 0.1
+    assert job["training"]["optimization"]["learning_rate"] == 1e-6
+    assert job["training"]["adapter"]["loraplus_lr_ratio"] == 10
+    assert noted(err) == set()
 
 
-def test_a_script_is_read_as_a_shell_would(tunesmith: Tunesmith) -> None:
-    job, _ = imported(tunesmith, SCRIPT)
-    assert job["model"] == "llama"
-    assert job["training_file"] == "two\nlines.jsonl"
-    assert (job["training"]["adapter"]["r"], job["training"]["adapter"]["lora_alpha"]) == (4, 16)
-    assert job["integrations"][0]["wandb"] == {"project": "a b", "entity": "me"}
+def test_numbers_and_switches_in_quotes_are_what_they_say(tunesmith: Tunesmith) -> None:
+    text = """
+base_model: "7"
+datasets: "8.json"
+adapter: lora
+lora_r: "16"
+lora_dropout: '.05'
+micro_batch_size: "2"
+val_set_size: "0.1"
+sample_packing: "true"
+gradient_checkpointing: "True"
+bf16: "false"
+fp16: "true"
+seed: "9"
+wandb_project: "007"
+wandb_name: "1e3"
+"""
+    job, err = imported(tunesmith, text)
+    assert (job["model"], job["training_file"], job["seed"]) == ("7", "8.json", 9)
+    assert job["integrations"][0]["wandb"] == {"project": "007", "name": "1e3"}
+    training = job["training"]
+    assert (training["adapter"]["r"], training["adapter"]["lora_dropout"]) == (16, 0.05)
+    assert training["data"]["eval_split"] == 0.1
+    assert training["data"]["packing"] is True
+    assert training["model"]["dtype"] == "float16"
+    assert training["optimization"]["per_device_train_batch_size"] == 2
+    assert training["optimization"]["gradient_checkpointing"] is True
+    assert noted(err) == set()
+
+
+WANDB = {"type": "wandb", "wandb": {"project": "huggingface"}}
+P = {"project": "p"}
+
+
+@pytest.mark.parametrize(
+    ("text", "keys"),
+    [
+        (
+            f"{AXOLOTL}lora_r: 8\nlora_alpha: 16\nload_in_8bit: true\nlora_target_linear: true\n",
+            {"adapter", "lora_r", "lora_alpha", "load_in_8bit", "lora_target_linear"},
+        ),
+        (
+            f"{LLAMA_FACTORY}finetuning_type: full\nlora_rank: 8\nquantization_bit: 4\n",
+            {"lora_rank", "quantization_bit"},
+        ),
+        (
+            "train_sft --model_name_or_path m --train_file a.json --adapter none --lora_r 8",
+            {"--lora_r"},
+        ),
+    ],
+)
+def test_a_full_fine_tuning_has_no_settings_of_lora(
+    tunesmith: Tunesmith, text: str, keys: set[str]
+) -> None:
+    job, err = imported(tunesmith, text)
+    assert job["training"]["adapter"] == {"type": "none"}
+    assert at(job["training"], "model.quantization") is None
+    assert noted(err) == keys
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{AXOLOTL}adapter: lora\ngroup_by_length: true\n",
+        f"{LLAMA_FACTORY}group_by_length: true\n",
+        "train_sft --model_name_or_path m --train_file a.json --adapter lora --group_by_length",
+    ],
+)
+def test_rows_of_one_length_go_together(tunesmith: Tunesmith, text: str) -> None:
+    job, err = imported(tunesmith, text)
+    assert job["training"]["optimization"]["train_sampling_strategy"] == "group_by_length"
+    assert noted(err) == set()
+
+
+@pytest.mark.parametrize(
+    ("text", "kept", "keys"),
+    [
+        (f"{AXOLOTL}adapter: lora\nbnb_4bit_quant_type: nf4\n", None, {"bnb_4bit_quant_type"}),
+        (
+            f"{LLAMA_FACTORY}double_quantization: false\nquantization_type: fp4\n",
+            None,
+            {"double_quantization", "quantization_type"},
+        ),
+        (
+            f"{AXOLOTL}adapter: lora\nload_in_8bit: true\nbnb_4bit_quant_type: nf4\n"
+            "bnb_4bit_use_double_quant: false\n",
+            {"bits": 8, "double_quant": False},
+            {"bnb_4bit_quant_type"},
+        ),
+        (
+            "train_sft --model_name_or_path m --train_file a.json --adapter lora "
+            "--bnb_4bit_quant_type fp4 --bnb_4bit_use_double_quant",
+            None,
+            {"--bnb_4bit_quant_type", "--bnb_4bit_use_double_quant"},
+        ),
+        (
+            f"{AXOLOTL}adapter: qlora\nbnb_4bit_quant_type: fp4\n",
+            {"bits": 4, "type": "fp4"},
+            set(),
+        ),
+    ],
+)
+def test_how_to_quantize_says_nothing_where_nothing_is(
+    tunesmith: Tunesmith, text: str, kept: dict[str, Any] | None, keys: set[str]
+) -> None:
+    job, err = imported(tunesmith, text)
+    assert at(job["training"], "model.quantization") == kept
+    assert noted(err) == keys
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        (f"{AXOLOTL}adapter: qlora\nfsdp: [full_shard]\n", "fsdp"),
+        (
+            f"{AXOLOTL}adapter: lora\nload_in_8bit: true\ndeepspeed: zero3_cpuoffload.json\n",
+            "deepspeed",
+        ),
+        (f"{LLAMA_FACTORY}quantization_bit: 4\nfsdp: full_shard\n", "fsdp"),
+        (
+            "torchrun train_sft.py --model_name_or_path m --train_file a.json --adapter qlora "
+            "--deepspeed ds_config_zero3.json",
+            "--deepspeed",
+        ),
+    ],
+)
+def test_quantized_weights_are_not_taken_apart(tunesmith: Tunesmith, text: str, key: str) -> None:
+    job, err = imported(tunesmith, text)
+    assert job["training"]["parallelism"] == {"strategy": "ddp"}
+    assert err.count(f"  {key}: quantized weights stay whole: parallelism.strategy is ddp") == 1
+
+
+def test_deepspeed_that_shares_nothing_is_ddp(tunesmith: Tunesmith) -> None:
+    job, err = imported(tunesmith, f"{LLAMA_FACTORY}deepspeed: deepspeed/ds_z0_config.json\n")
+    assert job["training"]["parallelism"] == {"strategy": "ddp"}
+    assert noted(err) == set()
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "value"),
+    [
+        (f"{AXOLOTL}float32: true", "training.model.dtype", "float32"),
+        (
+            f"{AXOLOTL}noisy_embedding_alpha: 5",
+            "training.optimization.neftune_noise_alpha",
+            5,
+        ),
+        (f"{AXOLOTL}use_wandb: true", "integrations", [WANDB]),
+        (f"{AXOLOTL}use_wandb: false\nuse_mlflow: false", "integrations", None),
+        (f"{AXOLOTL}wandb_project: p\nuse_wandb: true", "integrations", [{**WANDB, "wandb": P}]),
+        (
+            f"{AXOLOTL}use_mlflow: true",
+            "integrations",
+            [{"type": "mlflow", "mlflow": {"experiment": "Default"}}],
+        ),
+        (
+            f"{LLAMA_FACTORY}disable_shuffling: true",
+            "training.optimization.train_sampling_strategy",
+            "sequential",
+        ),
+        (
+            f"{LLAMA_FACTORY}early_stopping_steps: 3",
+            "training.evaluation.early_stopping_patience",
+            3,
+        ),
+    ],
+)
+def test_a_key_with_another_name_here(
+    tunesmith: Tunesmith, text: str, path: str, value: object
+) -> None:
+    job, err = imported(tunesmith, f"{text}\n")
+    assert at(job, path) == value
+    assert noted(err) <= {"adapter"}
+
+
+def test_flash_attention_that_could_not_compute_is_left_out(tunesmith: Tunesmith) -> None:
+    text = f"{AXOLOTL}adapter: lora\nbf16: false\nflash_attention: true\n"
+    job, err = imported(tunesmith, text)
+    assert "attn_implementation" not in job["training"]["model"]
+    assert noted(err) == {"flash_attention"}
+
+
+def test_a_number_of_rows_that_is_none_is_noted(tunesmith: Tunesmith) -> None:
+    job, err = imported(tunesmith, f"{LLAMA_FACTORY}max_samples: few\n")
+    assert at(job["training"], "data.max_train_rows") is None
+    assert "max_samples: should be a valid integer; it is 'few'" in err
+
+
+def test_packed_rows_are_of_one_length_already(tunesmith: Tunesmith) -> None:
+    text = f"{AXOLOTL}adapter: lora\ngroup_by_length: true\nsample_packing: true\n"
+    job, err = imported(tunesmith, text)
+    assert at(job["training"], "optimization.train_sampling_strategy") is None
+    assert "group_by_length: packed blocks are always shuffled" in err
 
 
 MLFLOW = """
@@ -356,13 +561,34 @@ def test_what_the_server_would_refuse_of_an_integration_is_left_out(tunesmith: T
         ("- a\n- b", "an object of keys"),
         ("a: b: c", "not YAML"),
         ("!!python/object/apply:os.getcwd []", "not YAML"),
-        ("echo --model_name_or_path", "cannot become a job"),
+        ("echo --model_name_or_path", "--model_name_or_path: no model is named"),
+        (
+            "train_sft --model_name_or_path $1 --train_file a.json",
+            "--model_name_or_path: no model is named that is known without a shell",
+        ),
+        ("base_model:\ndatasets: a.json", "base_model: no model is named in it"),
+        ("model_name_or_path: ''\ndataset: a.json", "model_name_or_path: no model is named in it"),
+        (
+            'train_sft --model_name_or_path m --train_file "$1"',
+            "--train_file: no file to train on is named that is known without a shell",
+        ),
         ("# --model_name_or_path m", "no command with --model_name_or_path"),
         ("--model_name_or_path 'm", "no command that a shell would read"),
         ("base_model: m\nrl: dpo", "supervised, not by dpo"),
         ("model_name_or_path: m\nstage: dpo", "not by dpo"),
-        ("base_model: m\nload_in_8bit: true\ndatasets: [{path: a.json}]", "cannot be trained"),
-        ("base_model: m\n", "give either training_file or training_files"),
+        ("base_model: m\n", "datasets: no file to train on is named in it"),
+        ("base_model: m\ndatasets: 5\n", "datasets: no file to train on is named in it"),
+        ("base_model: m\ndatasets: a.json\nreward_model: true", "reward_model: Tunesmith trains"),
+        (
+            "base_model: m\ndatasets: a.json\nprocess_reward_model: true",
+            "process_reward_model: Tunesmith trains",
+        ),
+        ("base_model: m\ndatasets: a.json\ndiffusion: {eps: 1}", "diffusion: Tunesmith trains"),
+        (
+            "base_model: m\npretraining_dataset: [{path: a/b}]",
+            "pretraining_dataset: nothing is streamed; name a file of texts in `datasets`",
+        ),
+        ("model_name_or_path: m\ninfer_backend: vllm", "dataset: no data set to train on is named"),
     ],
 )
 def test_what_cannot_become_a_job_says_why(tunesmith: Tunesmith, text: str, words: str) -> None:

@@ -1,12 +1,15 @@
 """Submitting, looking and cancelling: what is printed, and what the exit code says."""
 
 import json
+import re
 import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from cli.client import Client
+from cli.errors import ServerAwayError
 from jobs.models import Job
 from jobs.service.records import record_log
 from jobs.states import OPEN, RunOutcome
@@ -55,6 +58,58 @@ def test_submit_uploads_the_data_and_prints_the_id_and_what_to_do_next(
     shown = json.loads(tunesmith("job", job_id, "-o", "json").out)
     assert shown["training_file"].startswith("file-")
     assert tunesmith("cancel", job_id[:14]).out == f"{job_id} cancelled\n"
+
+
+def test_what_is_uploaded_for_a_job_that_is_refused_is_deleted_again(
+    served: Deployment, tunesmith: Tunesmith, job_file: Path
+) -> None:
+    kept = served.world.file().id
+    first = served.world.submit(training_file=kept).id
+    rerun = ("rerun", first, "--set", "training_file=rows.jsonl", "--set", "seed=-1")
+    before = listed(tunesmith)
+    body = {**json.loads(job_file.read_text()), "validation_file": kept, "seed": -1}
+    job_file.write_text(json.dumps(body))
+    for command in (("submit", job_file), rerun):
+        refused = tunesmith(*command)
+        assert refused.code == 1
+        sent = re.search(r"Uploaded rows.jsonl .* as (file-\w+)", refused.err)
+        assert sent is not None, refused.err
+        assert f"Deleted rows.jsonl ({sent[1]}) again" in refused.err
+        assert refused.err.splitlines()[-1].startswith("tunesmith: seed should be")
+    assert listed(tunesmith) == before
+    assert kept in before
+
+
+def listed(tunesmith: Tunesmith) -> set[str]:
+    return {file["id"] for file in json.loads(tunesmith("files", "list", "-o", "json").out)}
+
+
+def test_of_two_files_the_one_with_bad_rows_stays_for_its_report(
+    tunesmith: Tunesmith, job_file: Path
+) -> None:
+    (job_file.parent / "bad.jsonl").write_text("{}\n")
+    body = {**json.loads(job_file.read_text()), "validation_file": "bad.jsonl"}
+    job_file.write_text(json.dumps(body))
+    refused = tunesmith("submit", job_file)
+    assert "Deleted rows.jsonl" in refused.err
+    bad = re.search(r"GET /v1/files/(file-\w+)/report", refused.err)
+    assert bad is not None, refused.err
+    assert bad[1] in listed(tunesmith)
+
+
+def test_if_the_reply_is_lost_the_files_stay(
+    tunesmith: Tunesmith, job_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The job may be there. No server of ours breaks off at will, so the client is told it did."""
+    monkeypatch.setattr(Client, "post", broken_off)
+    before = listed(tunesmith)
+    refused = tunesmith("submit", job_file)
+    assert refused.err.endswith("tunesmith: the connection broke\n")
+    assert len(listed(tunesmith) - before) == 1
+
+
+def broken_off(*_request: object) -> None:
+    raise ServerAwayError("the connection broke")
 
 
 @pytest.mark.parametrize(("outcome", "code"), [(RunOutcome.SUCCEEDED, 0), (RunOutcome.FAILED, 1)])

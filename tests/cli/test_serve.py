@@ -14,6 +14,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from cli.errors import CliError
+from cli.serving import serve
 from tests.cli.serving import ROOT, Serving, wait_until
 
 pytestmark = pytest.mark.slow
@@ -91,6 +93,24 @@ def test_a_folder_and_a_port_have_one_server(serving: Serving, tmp_path: Path) -
     assert f"cannot listen on 127.0.0.1:{port}" in same_port.stderr
 
 
+def test_a_port_out_of_range_is_told_in_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUNESMITH_DATA_DIR", str(tmp_path / "data"))
+    with pytest.raises(CliError, match=r"^--port must be 0 to 65535, but is 99999$"):
+        serve("127.0.0.1", 99999)
+
+
+@pytest.mark.parametrize("name", ["afile", "afile/x"])
+def test_a_data_folder_that_cannot_be_is_told_in_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (tmp_path / "afile").touch()
+    monkeypatch.setenv("TUNESMITH_DATA_DIR", str(tmp_path / name))
+    with pytest.raises(CliError, match=r"cannot use the data folder .*; choose another --data-dir"):
+        serve("127.0.0.1", 0)
+
+
 def test_ctrl_c_drains_and_the_job_goes_on_at_the_next_start(
     serving: Serving, job_file: Path
 ) -> None:
@@ -103,7 +123,7 @@ def test_ctrl_c_drains_and_the_job_goes_on_at_the_next_start(
 
     serving.start()
     wait_until(lambda: serving.json("job", job_id)["attempt"] == 2)
-    (saved,) = serving.json("checkpoints", job_id)
+    *_, saved = serving.json("checkpoints", job_id)  # the oldest; others may have come since
     wait_until(lambda: (serving.json("job", job_id)["progress"] or {}).get("step", 0) > 2)
     job = serving.json("job", job_id)
     assert job["crashes"] == 0

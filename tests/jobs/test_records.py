@@ -111,7 +111,7 @@ def test_events_become_what_their_owner_reads(started: tuple[World, Claim]):
         Progress(phase="training", step=3, total_steps=9, train_loss=1.5),
         Metrics(step=3, metrics={"train_loss": 1.23456, "trained_tokens": 70}),
         Message(level="warning", message="slow", data={"seconds": 2}),
-        Sample(step=3, prompt="p", completion="c"),
+        Sample(step=3, prompt="One\n plus one?", completion="2" * 300),
         CheckpointSaved(step=3, name="checkpoint-3", bytes=1),
     ]
     with world.db.writing() as session:
@@ -129,7 +129,7 @@ def test_events_become_what_their_owner_reads(started: tuple[World, Claim]):
     assert [(e.type, e.message) for e in reversed(page.items)] == [
         ("metrics", "Step 3: training loss=1.235"),
         ("message", "slow"),
-        ("sample", "Sample at step 3"),
+        ("sample", f"Sample at step 3: One plus one? → {'2' * 200} …"),
     ]
     assert page.items[1].level == "warning"
     assert {event.attempt for event in page.items} == {1}

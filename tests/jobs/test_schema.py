@@ -1,8 +1,10 @@
 """The migrations make the tables of the models, there and back, on both databases."""
 
+import sqlite3
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -82,3 +84,10 @@ def test_two_upgrades_at_once(postgres_url: str):
 def test_a_password_with_special_characters(tmp_path: Path):
     config = alembic_config("postgresql://user:50%25%40@host/db")
     assert config.get_main_option("sqlalchemy.url") == "postgresql://user:50%25%40@host/db"
+
+
+def test_sqlite_has_its_log_before_others_come(tmp_path: Path):
+    """Of several that switch a file to it at once, one may fail."""
+    upgrade(f"sqlite:///{tmp_path / 'tunesmith.db'}")
+    with closing(sqlite3.connect(tmp_path / "tunesmith.db")) as connection:
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)

@@ -11,6 +11,7 @@ from jobs.errors import InvalidRequest
 from jobs.identity import Identity
 from jobs.models import Checkpoint, Job, Model
 from jobs.names import checkpoint_name, split_checkpoint_name
+from jobs.requests import ModelRequest
 from jobs.service import catalogue, claims, records
 from jobs.service.claims import Claim, TrainAssignment
 from jobs.service.endings import Ending, StoredArtifact
@@ -22,7 +23,8 @@ from training.run_directory import FileEntry, Manifest
 
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 WHOLE = ("config.json", "model.safetensors", "tokenizer.json")
-REST = ("README.md", "manifest.json")
+CARD = "README.md"
+REST = (CARD, "manifest.json")
 STATE = ("optimizer.pt", "rng_state.pth", "trainer_state.json", "ledger.json")
 LORA: dict[str, Any] = {
     "adapter": {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj"], "lora_dropout": 0.1},
@@ -185,7 +187,7 @@ def test_the_run_loads_the_adapter(world: World) -> None:
     assert weights.adapter is not None
     assert weights.adapter.name == parent.fine_tuned_model
     assert [(f.path, f.key, f.sha256) for f in weights.adapter.files] == [
-        (n, f"jobs/{parent.id}/{n}", f"sha256 of {n}") for n in ADAPTER
+        (n, f"jobs/{parent.id}/{n}", f"sha256 of {n}") for n in (CARD, *ADAPTER)
     ]
 
 
@@ -227,7 +229,7 @@ def test_adapters_over_a_model_that_was_trained_whole(world: World) -> None:
     assert weights.whole is not None
     assert weights.adapter is not None
     assert weights.whole.name == whole.fine_tuned_model
-    assert [f.path for f in weights.whole.files] == list(WHOLE)
+    assert [f.path for f in weights.whole.files] == [CARD, *WHOLE]
     assert weights.adapter.name == second.fine_tuned_model
     submit(world, whole.fine_tuned_model, FULL)
     weights = assigned(world).tuned
@@ -261,6 +263,18 @@ def test_starts_that_do_not_exist(world: World) -> None:
         assert (error.param, error.code) == ("model", "model_not_found")
         assert repr(name) in str(error)
     assert len(world.all(Job)) == before
+
+
+def test_only_models_that_are_ready_are_offered(world: World) -> None:
+    parent = tuned(world)
+    for name in ("unread", "broken"):
+        with world.db.writing() as session:
+            model = catalogue.add(session, world.me, ModelRequest(name=name, source=f"/m/{name}"))
+            model.status = "error" if name == "broken" else model.status
+    assert str(refused(world, "nothing")).endswith("the catalogue has 'tiny'")
+    remove(world, world.me, parent.fine_tuned_model)
+    remove(world, world.me, "tiny")
+    assert "the catalogue has none that is ready" in str(refused(world, "nothing"))
 
 
 def test_a_start_is_kept_for_the_job_that_needs_it(world: World) -> None:

@@ -50,12 +50,12 @@ REFUSED = {
     "the best of nothing": (
         {"training": {"checkpoints": {"load_best_model_at_end": True}}},
         "training.checkpoints.load_best_model_at_end",
-        "needs held-out rows: give a validation_file",
+        "needs held-out rows; give a validation_file",
     ),
     "samples at no evaluation": (
         {"training": {"evaluation": {"sample_prompts": ["Hello?"]}}},
         "training.evaluation.sample_prompts",
-        "needs held-out rows: give a validation_file",
+        "needs held-out rows; give a validation_file",
     ),
     "no GPU for what needs one": (
         {
@@ -150,7 +150,7 @@ UNREADABLE = {
     "r 0": ({"training": {"adapter": {"r": 0}}}, "training.adapter.r"),
     "8 bit with 4 bit options": (
         {"training": {"model": {"quantization": {"bits": 8, "type": "nf4"}}}},
-        "training.model.quantization",
+        "training.model.quantization.type",
     ),
     "8 bit with 4 bit, older spelling": (
         {"training": {"model": {"load_in_8bit": True, "load_in_4bit": True}}},
@@ -158,7 +158,7 @@ UNREADABLE = {
     ),
     "quantised full fine-tuning": (
         {"training": {"model": {"load_in_4bit": True}, "adapter": {"type": "none"}}},
-        "training",
+        "training.adapter.type",
     ),
     "unknown key": ({"trainning": {}}, "trainning"),
     "unknown key below": ({"training": {"adapter": {"rank": 8}}}, "training.adapter.rank"),
@@ -172,6 +172,10 @@ UNREADABLE = {
     "no file in the list": ({"training_file": None, "training_files": []}, "training_files"),
     "weight 0": (
         {"training_file": None, "training_files": [{"file": "file-1", "weight": 0}]},
+        "training_files.0.weight",
+    ),
+    "weight 1001": (
+        {"training_file": None, "training_files": [{"file": "file-1", "weight": 1001}]},
         "training_files.0.weight",
     ),
     "integration": ({"integrations": [{"type": "slack"}]}, "integrations.0"),
@@ -190,7 +194,7 @@ UNREADABLE = {
     "not a number": ({"training": _optimization(weight_decay=float("nan"))}, "weight_decay"),
     "half a step of warm-up": (
         {"training": _optimization(warmup_steps=1.5)},
-        "training.optimization",
+        "training.optimization.warmup_steps",
     ),
 }
 
@@ -396,10 +400,35 @@ def test_seeds_are_kept_or_drawn(ready: World, chat: str):
 
 
 @pytest.mark.parametrize(
+    ("optimization", "message"),
+    [
+        (
+            {"warmup_steps": 50},
+            "the steps of the run, 1, are fewer than the 50 of its warm-up; lower",
+        ),
+        (
+            {
+                "lr_scheduler_type": "warmup_stable_decay",
+                "lr_scheduler_kwargs": {"num_decay_steps": 9},
+            },
+            "fewer than the 0 of its warm-up and the 9 of its decay together",
+        ),
+    ],
+)
+def test_a_schedule_that_is_longer_than_the_run(ready: World, chat: str, optimization, message):
+    epochs = {**optimization, "num_train_epochs": 1, "per_device_train_batch_size": 64}
+    with pytest.raises(InvalidRequest, match=message):
+        ready.submit(training_file=chat, training={"optimization": epochs})
+    split = {"optimization": epochs, "data": {"overlong": "split"}}
+    assert ready.submit(training_file=chat, training=split).status == "queued"
+
+
+@pytest.mark.parametrize(
     ("training", "requires"),
     [
         ({"optimization": {"torch_compile": True}}, "c++"),
         ({"parallelism": {"strategy": "zero2", "num_processes": 2}}, "deepspeed"),
+        ({"model": {"attn_implementation": "flash_attention_2"}}, "cuda,flash_attn"),
         ({"parallelism": {"strategy": "zero2", "offload": ["optimizer"]}}, "c++,deepspeed"),
     ],
 )

@@ -1,6 +1,7 @@
 """Adapters trained for a few steps without a run around them, and models of every shape for it."""
 
 import copy
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,14 @@ def make_mamba(folder: Path) -> Path:
     """A state that runs on; its kernels read a weight past whatever adapts it."""
     sizes = {"hidden_size": 32, "state_size": 4, "num_hidden_layers": 2}
     return _save(MambaForCausalLM, MambaConfig(**_SIZES, **sizes), folder)
+
+
+def with_tokenizer(model: Path, other: Path) -> Path:
+    """The model, with all of the other one that it has not itself."""
+    for path in other.iterdir():
+        if not (model / path.name).exists():
+            shutil.copy(path, model)
+    return model
 
 
 def _save(kind: type[PreTrainedModel], config: Any, folder: Path) -> Path:

@@ -82,6 +82,10 @@ ACCEPTED: dict[str, tuple[bytes, int]] = {
     "a system column": (row(USER, ASSISTANT, system="Be kind."), 1),
     "empty user and system turns": (row(turn("system", ""), turn("user", ""), ASSISTANT), 1),
     "weights": (row(USER, turn("assistant", weight=0), USER, turn("assistant", weight=1)), 1),
+    "weights as a table with gaps writes them": (
+        row(USER, turn("assistant", weight=0.0), USER, turn("assistant", weight=1.0)),
+        1,
+    ),
     "a name": (row(turn("user", name="ada"), ASSISTANT), 1),
     "keys that are null": (
         row(turn("user", name=None), turn("assistant", weight=None, tool_calls=None), tools=None),
@@ -395,6 +399,10 @@ REFUSED: dict[str, Refused] = {
     "a weight of 2 of ShareGPT's": Refused(
         around_of(CHAT, chat(said("human"), said("gpt", weight=2))),
         "conversations[1].weight is 2",
+    ),
+    "a weight that is true of ShareGPT's": Refused(
+        around_of(CHAT, chat(said("human"), said("gpt", weight=True))),
+        "conversations[1].weight is true",
     ),
     "a weight that is a list": Refused(
         around_of(CHAT, chat(said("human"), said("gpt", weight=[]))),

@@ -17,7 +17,7 @@ class Family:
     """A template, and what takes loss of `TALK` with it.
 
     Attributes:
-        learned: Each turn of the assistant with the token that closes it.
+        learned: Each turn of the assistant with the token that closes it, if the model says it.
         takes_system: The template accepts a system message.
     """
 
@@ -71,6 +71,40 @@ FAMILIES: dict[str, Family] = {
         ),
         ("red<|im_end|>", "blue<|endoftext|>"),
     ),
+    "another end before the end, at which no model stops": Family(
+        _turns(
+            IM + "{{ message['content'] }}"
+            "{% if loop.last and message['role'] == 'assistant' %}<|im_end|>"
+            "{% else %}<|endoftext|>{% endif %}\n"
+        ),
+        ("red", "blue<|im_end|>"),
+    ),
+    "two tokens at the end, at the second of which the model stops": Family(
+        _turns(IM + "{{ message['content'] }}<|endoftext|>reply<|im_end|>\n"),
+        ("red<|endoftext|>reply<|im_end|>", "blue<|endoftext|>reply<|im_end|>"),
+    ),
+    "an answer ends where the next question begins": Family(
+        _turns(
+            "{% if message['role'] == 'user' %}<|im_end|>{% else %}<|im_start|>{% endif %}"
+            "{{ message['content'] }}",
+            "<|im_start|>",
+        )
+    ),
+    "an answer ends where the next question begins, behind blanks": Family(
+        _turns(
+            "{% if message['role'] == 'user' %}{{ ' \n' if loop.index0 else '' }}<|im_end|>"
+            "{% else %}<|im_start|>{% endif %}{{ message['content'] }}",
+            "<|im_start|>",
+        )
+    ),
+    "an answer ends where the next question begins, after a thought at the end only": Family(
+        _turns(
+            "{% if message['role'] == 'user' %}<|im_end|>{% else %}<|im_start|>{% endif %}"
+            "{{ '<think></think>' if loop.last and message['role'] == 'assistant' }}"
+            "{{ message['content'] }}",
+            "<|im_start|>",
+        )
+    ),
     "end of text after all": Family(
         _turns(IM + "{{ message['content'] }}<|im_end|>\n")
         + "{% if not add_generation_prompt %}<|endoftext|>{% endif %}"
@@ -123,6 +157,14 @@ FAMILIES: dict[str, Family] = {
             "{% endif %}{{ '\n' }}"
         )
     ),
+    "a marked turn with the blank behind its end": Family(
+        _turns(
+            "{% if message['role'] == 'assistant' %}{% generation %}<|im_start|>assistant\n"
+            "{{ message['content'] }}<|im_end|>\n{% endgeneration %}"
+            "{% else %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"
+            "{% endif %}"
+        )
+    ),
     "a marked turn without its end": Family(
         _turns(
             IM + "{% if message['role'] == 'assistant' %}{% generation %}{{ message['content'] }}"
@@ -136,6 +178,22 @@ FAMILIES: dict[str, Family] = {
             "{{ '\n' }}"
         )
         + "{% if not add_generation_prompt %}<|endoftext|>{% endif %}"
+    ),
+    "a marked turn, its end marked apart": Family(
+        _turns(
+            IM + "{% if message['role'] == 'assistant' %}{% generation %}{{ message['content'] }}"
+            "{% endgeneration %}{% generation %}<|im_end|>{% endgeneration %}"
+            "{% else %}{{ message['content'] }}<|im_end|>{% endif %}{{ '\n' }}"
+        )
+    ),
+    "a marked turn with its header, of which the prompt says more": Family(
+        _turns(
+            "{% if message['role'] == 'assistant' %}{% generation %}<|im_start|>assistant\n"
+            "{{ message['content'] }}<|im_end|>{% endgeneration %}"
+            "{% else %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>"
+            "{% endif %}{{ '\n' }}",
+            "<|im_start|>assistant\n<think>\n",
+        )
     ),
     "a thought begun by the prompt": Family(
         _turns(IM + "{{ message['content'] }}<|im_end|>\n", "<|im_start|>assistant\n<think>\n")

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from tests.tiny_model import SPECIAL_TOKENS
-from tests.training.adapting import make_gpt2, make_mixtral
+from tests.training.adapting import make_gpt2, make_mixtral, with_tokenizer
 from tests.training.runs import adapter, curve, prepare, train
 from training.added_tokens import Vocabulary, make_room
 from training.config import TrainingConfig
@@ -63,12 +63,6 @@ def loss_of(model: torch.nn.Module, result: Path) -> float:
     tokenizer = AutoTokenizer.from_pretrained(result)
     ids_BT = tokenizer(["<tool_1> 0?<tool_2> yes"], return_tensors="pt").input_ids
     return float(model.eval()(input_ids=ids_BT, labels=ids_BT).loss)
-
-
-def with_tokenizer(model: Path, tiny_model: Path) -> Path:
-    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-        shutil.copy(tiny_model / name, model / name)
-    return model
 
 
 @pytest.mark.parametrize("kind", ["tied", "untied", pytest.param("gpt2", marks=pytest.mark.slow)])
@@ -146,8 +140,11 @@ def test_rows_that_are_there_are_taken_first(tiny_model: Path, tmp_path: Path) -
     assert model.config.vocab_size == 406
 
 
-def test_a_module_that_is_saved_whole_has_them_already(tiny_model: Path, tmp_path: Path) -> None:
-    directory = run(tmp_path, tiny_model, adapter={"r": 2, "modules_to_save": ["embed_tokens"]})
+@pytest.mark.parametrize("saved", ["embed_tokens", "lm_head"])
+def test_a_module_that_is_saved_whole_has_them_already(
+    tiny_model: Path, tmp_path: Path, saved: str
+) -> None:
+    directory = run(tmp_path, tiny_model, adapter={"r": 2, "modules_to_save": [saved]})
     names = adapter(directory.result)
     assert not any("trainable_tokens" in name for name in names)
     assert names["base_model.model.model.embed_tokens.weight"].shape == (406, 64)

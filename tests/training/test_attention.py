@@ -1,14 +1,18 @@
 """Attention of each document by itself is the masked attention, with the mask left out."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+import training.model as loading
 from tests.training.architectures import VOCAB_SIZE, tiny
 from training.attention import BY_DOCUMENT, Segments, can_attend_by_document, mask_by_document
+from training.model import attention
+from training.model_config import ModelConfig
 
 LENGTHS = [12, 1, 7, 20, 1]
 """Windows of 8 tokens end within some of them."""
@@ -131,3 +135,23 @@ def test_only_models_that_call_a_registered_attention_can_have_it(
     architecture: str, *, can: bool
 ) -> None:
     assert can_attend_by_document(tiny(architecture)) is can
+
+
+@pytest.mark.parametrize(
+    ("architecture", "dtype", "chosen"),
+    [
+        ("llama", "bfloat16", "flash_attention_2"),
+        ("llama", "float32", None),
+        ("bloom", "bfloat16", None),
+    ],
+)
+def test_flash_attention_is_chosen_for_models_that_know_it(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    architecture: str,
+    dtype: str,
+    chosen: str | None,
+) -> None:
+    monkeypatch.setattr(loading, "_has_flash_attention", lambda: True)
+    tiny(architecture).config.save_pretrained(tmp_path)
+    assert attention(ModelConfig.model_validate({"dtype": dtype}), tmp_path) == chosen

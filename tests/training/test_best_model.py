@@ -24,6 +24,7 @@ HELD_OUT = [
     }
     for number in range(8)
 ]
+TEXTS = [{"text": "What is one plus one? It is two."}] * 8
 OVERFITTING: dict[str, Any] = {
     "adapter": {"r": 4},
     "optimization": {
@@ -97,6 +98,24 @@ def test_a_new_best_is_saved_when_it_is_found_and_named_from_then_on(kept: RunDi
     assert {event.step for event in saved} == {5, 10, 15, 20, 24} | set(best_steps)
     for event in saved:
         assert event.best_step == max(step for step in best_steps if step <= event.step)
+
+
+def test_a_model_that_has_not_changed_yet_is_not_the_best(tiny_model: Path, tmp_path: Path) -> None:
+    """The first step of a warm-up has a rate of 0; those after it do harm here."""
+    other = [{"text": "%%%% @@@@ %%%%"}] * 2
+    settings = {
+        **OVERFITTING,
+        "optimization": {"max_steps": 4, "learning_rate": 0.5, "warmup_steps": 2},
+        "evaluation": {"eval_steps": 1},
+    }
+    held_out = {"path": str(write_rows(tmp_path / "valid.jsonl", other)), "format": "text"}
+    directory = prepare(
+        tmp_path, tiny_model, settings, rows=TEXTS, format="text", validation_files=[held_out]
+    )
+    finished = train(directory)
+    assert best_of(directory) == 1, "the case shows nothing"
+    assert finished.outcome == "succeeded", finished.failure
+    assert not directory.checkpoint(1).exists()
 
 
 def before(step: int) -> Any:
@@ -183,7 +202,7 @@ def test_what_needs_held_out_rows_is_refused_without_them(
     config = TrainingConfig.model_validate({section: {key: value}})
     (misfit,) = held_out_misfits(config, has_rows=False)
     assert misfit.param == f"training.{section}.{key}"
-    assert "eval_split" in misfit.message
+    assert "eval_split" in misfit.remedy
     assert list(held_out_misfits(config, has_rows=True)) == []
     directory = prepare(tmp_path, tiny_model, {section: {key: value}})
     failure = train(directory).failure

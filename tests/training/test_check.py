@@ -198,6 +198,13 @@ class TestConfinement:
         assert confined("print(open('old').read(), os.listdir())\n").stdout == "old ['old']\n"
 
 
+def test_a_report_that_cannot_be_written_is_no_fault_of_the_data(tmp_path: Path):
+    done = run(written("jsonl", TEXTS, tmp_path), "-o", tmp_path / "no" / "report.json")
+    assert (done.returncode, done.stdout) == (1, "")
+    report = f"--output {tmp_path}/no/report.json"
+    assert done.stderr == f"{report} cannot be written: No such file or directory\n"
+
+
 def test_a_report_that_is_none(tmp_path: Path):
     path = tmp_path / "report.json"
     for content in ("", "{}", '{"format": "other"}'):

@@ -243,6 +243,12 @@ class TestArrays:
             ('[,{"text":"a"}]', 1, [(1, "nothing stands where a row should")]),
             ('[{"text":"a"}', 0, [(1, "the file ends before its array does")]),
             ('[{"text":"a"},{"text":"b', 1, [(2, "the file ends before its array does")]),
+            ('[{"text":"a"}}', 0, [(1, "the file ends before its array does")]),
+            (
+                '[{"text":"a"}},{"text":"b"}]',
+                1,
+                [(1, 'not JSON: extra data, near "{\\"text\\":\\"a\\"}}"')],
+            ),
             ('[{"text":"a"}]x', 1, [(2, "there is something after the array")]),
             ('[{"text":"a"}][{"text":"b"}]', 1, [(2, "there is something after the array")]),
             ('[1,"a",[],null]', 0, [(i + 1, f"the row is {kind}, not an object") for i, kind in
@@ -331,6 +337,10 @@ class TestCsv:
         quoted = "\r\n".join(delimiter.join(f'"{cell}"' for cell in line) for line in lines)
         (row,) = read_rows(write("a.csv", "\ufeff" + quoted))
         assert (row.prompt, row.completion) == ("a;b,c\td", "e")
+
+    def test_delimiters_inside_quotes_do_not_count(self, write):
+        (row,) = read_rows(write("a.csv", 'prompt,"completion","a;b;c;""d;"\na,b,c\n'))
+        assert (row.prompt, row.completion) == ("a", "b")
 
     def test_an_empty_cell_is_null(self, write):
         content = "instruction,input,system,output\na,,,b\n,x,y,z\n"

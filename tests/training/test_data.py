@@ -8,7 +8,7 @@ import pytest
 from tests.training.runs import prepare, train, write_rows
 from training.data import DataPlan, plan_data
 from training.data_config import DataConfig
-from training.data_counts import CUT_TO_NOTHING, LEFT_OUT, NO_TARGET, TOO_LONG
+from training.data_counts import CUT_TO_NOTHING, LEFT_OUT, NO_TARGET, TOO_LONG, TOO_SHORT
 from training.encoding import Encoder
 from training.failures import RunError
 from training.layouts import NAMED_TEMPLATES, choose_layout
@@ -35,8 +35,8 @@ def plan(
     **config: Any,
 ) -> DataPlan:
     tokenizer = load_tokenizer(model)
-    layout = choose_layout(tokenizer, DataConfig(), {"messages"})
     settings = DataConfig.model_validate({"max_length": 64, **config})
+    layout = choose_layout(tokenizer, settings, {"messages"})
     encoder = Encoder(tokenizer, layout, train_on="assistant", stop_ids=())
 
     folder.mkdir(exist_ok=True)
@@ -89,6 +89,20 @@ def test_no_row_left_is_a_failure_that_says_why(tiny_model: Path, tmp_path: Path
         plan(tiny_model, tmp_path, [LONG_QUESTION, LONG_ANSWER, SILENT])
     assert caught.value.failure.code == "no_target_tokens"
     assert caught.value.failure.fault == "data"
+    assert caught.value.failure.param is None
+    assert caught.value.failure.remedy == (
+        "Raise training.data.max_length. Give every row an answer that takes loss."
+    )
+
+
+def test_rows_that_are_all_too_short_are_no_reason_to_raise_max_length(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    told = rf"1 read: 1 {TOO_SHORT} \(line 1: \d+ tokens, at least 60 asked for\)"
+    with pytest.raises(RunError, match=told) as caught:
+        plan(tiny_model, tmp_path, [SHORT], min_length=60)
+    assert caught.value.failure.param == "training.data.min_length"
+    assert caught.value.failure.remedy == "Lower training.data.min_length, or give longer rows."
 
 
 def numbered(count: int) -> list[dict[str, Any]]:
@@ -112,7 +126,9 @@ def test_a_validation_file_makes_the_split_needless(tiny_model: Path, tmp_path: 
     assert (len(made.train), len(made.valid)) == (8, 3)
 
 
-@pytest.mark.parametrize(("weight", "expected"), [(1, 12), (2, 24), (0.5, 6), (1.25, 15)])
+@pytest.mark.parametrize(
+    ("weight", "expected"), [(1, 12), (2, 24), (0.5, 6), (1.25, 15), (1e-9, 1)]
+)
 def test_a_weight_repeats_rows_but_none_that_is_held_out(
     tiny_model: Path, tmp_path: Path, weight: float, expected: int
 ) -> None:
@@ -165,6 +181,9 @@ def test_a_template_that_hides_the_answers_is_named(tiny_model: Path, tmp_path: 
     assert finished.failure is not None
     assert finished.failure.code == "template_unsupported"
     assert finished.failure.param == "training.data.template"
+    assert "rows that do need a model whose own chat template takes them" in str(
+        finished.failure.remedy
+    )
 
 
 WITH_TOOLS = SHORT | {
@@ -186,7 +205,27 @@ def test_a_file_of_tools_needs_a_template_that_takes_them(tiny_model: Path, tmp_
     with pytest.raises(RunError, match="leaves out tools") as caught:
         plan(tiny_model, tmp_path, [WITH_TOOLS])
     assert caught.value.failure.code == "template_unsupported"
-    assert "takes tools" in str(caught.value.failure.remedy)
+    assert "takes them" in str(caught.value.failure.remedy)
+
+
+@pytest.mark.parametrize("template", ["alpaca", "vigogne_chat_v2"])
+def test_a_layout_that_knows_no_tools_is_told_so(
+    tiny_model: Path, tmp_path: Path, template: str
+) -> None:
+    """A call has no content in OpenAI's rows, which a layout may stumble over first."""
+    call = {"id": "c", "type": "function", "function": {"name": "add", "arguments": "{}"}}
+    row = {
+        "tools": WITH_TOOLS["tools"],
+        "messages": [
+            {"role": "user", "content": "1 + 1?"},
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "content": "2", "tool_call_id": "c"},
+            {"role": "assistant", "content": "2"},
+        ],
+    }
+    with pytest.raises(RunError, match="does not take tools") as caught:
+        plan(tiny_model, tmp_path, [row], template=template)
+    assert "take them out of the rows" in str(caught.value.failure.remedy)
 
 
 def test_a_row_without_tools_may_say_how_they_are_called(tiny_model: Path, tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from tests.training.runs import prepare, train
+from tests.training.adapting import make_mixtral, with_tokenizer
+from tests.training.runs import adapter, prepare, train
 from training.export import check_adapter, check_model
 from training.failures import RunError
 from training.run_directory import RunDirectory, verify
@@ -92,7 +93,7 @@ TAMPERED: dict[str, tuple[Callable[[Tensors], object], str]] = {
     "a tensor is empty": (replace_one(lambda _: torch.zeros(0)), "is empty"),
     "a shape is wrong": (replace_one(lambda each: each.T.contiguous()), "has the shape"),
     "a number is none": (replace_one(lambda each: each * float("nan")), "is not finite"),
-    "nothing was learnt": (zero_b, "every lora_B is zero"),
+    "nothing was learnt": (zero_b, "Every lora_B is zero"),
     "compiled": (rename("_orig_mod.{}"), "prefix of a wrapper"),
     "sharded": (rename("base_model._fsdp_wrapped_module.{}"), "prefix of a wrapper"),
     "parallel": (rename("module.{}"), "prefix of a wrapper"),
@@ -109,7 +110,8 @@ def test_a_tampered_adapter_is_refused(done: RunDirectory, tmp_path: Path, case:
     save_file(tensors, tmp_path / "adapter_model.safetensors")
     with pytest.raises(RunError, match=reason) as caught:
         check_adapter(tmp_path, expected)
-    assert caught.value.failure.code == "broken_result"
+    expected = "nothing_learned" if case == "nothing was learnt" else "broken_result"
+    assert caught.value.failure.code == expected
 
 
 def test_a_broken_model_is_refused(tmp_path: Path) -> None:
@@ -121,9 +123,22 @@ def test_a_broken_model_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_adapter_that_learnt_nothing_leaves_no_result(tiny_model: Path, tmp_path: Path) -> None:
-    settings = {"optimization": {"max_steps": 1, "warmup_steps": 1}}
-    directory = prepare(tmp_path, tiny_model, settings)
+    too_low = {"max_steps": 1, "learning_rate": 1e-46}  # no number of 32 bits
+    directory = prepare(tmp_path, tiny_model, {"optimization": too_low})
     finished = train(directory)
     assert finished.failure is not None
-    assert finished.failure.code == "broken_result"
+    assert finished.failure.code == "nothing_learned"
+    assert finished.failure.fault == "spec"
     assert not directory.result.exists()
+
+
+def test_an_adapter_of_the_embedding_alone_is_a_result(tiny_model: Path, tmp_path: Path) -> None:
+    model = with_tokenizer(make_mixtral(tmp_path / "model"), tiny_model)
+    settings = {
+        "adapter": {"target_modules": ["embed_tokens"]},
+        "optimization": {"max_steps": 2, "learning_rate": 0.01},
+    }
+    directory = prepare(tmp_path / "run", model, settings)
+    finished = train(directory)
+    assert finished.outcome == "succeeded", finished.failure
+    assert any("lora_embedding_B" in name for name in adapter(directory.result))

@@ -1,6 +1,7 @@
 """Exports by their run directory: of a result and of a checkpoint, into every form."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from tests.tiny_t5 import make_tiny_t5
 from tests.training.runs import events, prepare, train
 from training.config import TrainingConfig
 from training.events import EventWriter, Failure, Finished, Progress
@@ -45,7 +47,9 @@ def trained_whole(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return directory
 
 
-def make(folder: Path, kind: str, model: Path, adapter: Path | None, **spec: Any) -> RunDirectory:
+def make(
+    folder: Path, kind: str, model: Path | None, adapter: Path | None, **spec: Any
+) -> RunDirectory:
     """A directory in which an export was done."""
     options = {key: spec.pop(key) for key in ("dtype", "outtype") if key in spec}
     directory = RunDirectory(folder)
@@ -53,13 +57,11 @@ def make(folder: Path, kind: str, model: Path, adapter: Path | None, **spec: Any
     directory.write_export(
         ExportSpec(
             export=ExportConfig.model_validate({"kind": kind, **options}),
-            model_path=str(model),
+            model_path=None if model is None else str(model),
             adapter_path=None if adapter is None else str(adapter),
             base_model="tiny",
             name="ft:tiny:acme::1",
-            training=CONFIG,
-            formats=["messages"],
-            **spec,
+            **{"training": CONFIG, "formats": ["messages"], **spec},
         )
     )
     writer = EventWriter(directory.events_file)
@@ -128,6 +130,14 @@ def test_adapter(trained: RunDirectory, tiny_model: Path, tmp_path: Path, step: 
     if step is None:
         card = "README.md"
         assert (done.result / card).read_text() == (trained.result / card).read_text()
+
+
+def test_an_adapter_alone_needs_no_base(trained: RunDirectory, tmp_path: Path) -> None:
+    bare = tmp_path / "adapter"
+    shutil.copytree(trained.result, bare, ignore=shutil.ignore_patterns("README.md"))
+    done = make(tmp_path / "export", "adapter", None, bare)
+    assert finished(done).outcome == "succeeded"
+    assert "AutoModelForCausalLM" in (done.result / "README.md").read_text()
 
 
 @pytest.mark.parametrize("outtype", ["f32", "q8_0"])
@@ -220,3 +230,29 @@ def test_a_checkpoint_has_the_template_that_it_was_trained_with(tiny_model: Path
         }
     )
     assert "### Response:" in str(_tokenizer(spec).chat_template)
+
+
+@pytest.mark.parametrize("template", ["auto", "alpaca_seq2seq"])
+def test_a_checkpoint_of_a_model_with_an_encoder(tmp_path: Path, template: str) -> None:
+    base = make_tiny_t5(tmp_path / "base")
+    settings = SETTINGS | {"data": {"template": template}}
+    rows = [{"instruction": "Add!", "input": f"{n} and 1", "output": "It is so."} for n in range(9)]
+    trained = prepare(tmp_path / "run", base, settings, rows=rows, format="instruct")
+    assert train(trained).outcome == "succeeded"
+    config = TrainingConfig.model_validate(settings)
+    done = make(
+        tmp_path / "export",
+        "merged",
+        base,
+        trained.checkpoint(2),
+        step=2,
+        training=config,
+        formats=["instruct"],
+        dtype="bfloat16",
+    )
+    assert finished(done).outcome == "succeeded", finished(done).failure
+    ours, theirs = (AutoTokenizer.from_pretrained(f) for f in (done.result, trained.result))
+    assert ours.chat_template == theirs.chat_template
+    card = (done.result / "README.md").read_text()
+    assert "AutoModelForSeq2SeqLM.from_pretrained(FOLDER)" in card
+    assert "pipeline_tag: text2text-generation" in card

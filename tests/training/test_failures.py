@@ -48,6 +48,19 @@ CASES: dict[str, tuple[Exception, str, str]] = {
         "gpu_out_of_memory",
         "resources",
     ),
+    "nccl": (
+        torch.distributed.DistBackendError(
+            "NCCL error in: ProcessGroupNCCL.cpp:100, unhandled cuda error\n"
+            "Last error:\nCuda failure 2 'out of memory'"
+        ),
+        "gpu_out_of_memory",
+        "resources",
+    ),
+    "triton": (
+        RuntimeError("Triton Error [CUDA]: out of memory"),
+        "gpu_out_of_memory",
+        "resources",
+    ),
     "C++'s memory": (RuntimeError("std::bad_alloc"), "host_out_of_memory", "resources"),
     "mmap": (OSError(errno.ENOMEM, "no"), "host_out_of_memory", "resources"),
     "weights on disk": (
@@ -101,10 +114,8 @@ def test_a_loss_that_is_no_number_ends_the_run_at_once(tiny_model: Path, tmp_pat
 
 
 def test_a_loss_that_explodes_ends_the_run(tiny_model: Path, tmp_path: Path) -> None:
-    settings = {
-        "adapter": {"type": "none"},
-        "optimization": {"max_steps": 50, "learning_rate": 1e30, "warmup_steps": 0},
-    }
+    wild = {"max_steps": 50, "learning_rate": 100, "weight_decay": 100, "warmup_steps": 0}
+    settings = {"adapter": {"type": "none"}, "optimization": wild}
     finished = train(prepare(tmp_path, tiny_model, settings))
     assert finished.failure is not None
     assert finished.failure.code == "nan_loss"
@@ -133,6 +144,16 @@ def test_what_this_machine_or_model_cannot_do_is_refused(
     finished = train(prepare(tmp_path, tiny_model, settings))
     assert finished.failure is not None
     assert (finished.failure.code, finished.failure.param) == ("invalid_spec", param)
+
+
+def test_a_gpu_that_torch_cannot_use_is_not_replaced_by_the_cpu(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    finished = train(prepare(tmp_path, tiny_model))
+    assert finished.failure is not None
+    assert (finished.failure.code, finished.failure.fault) == ("gpu_unusable", "infrastructure")
 
 
 def test_a_model_that_is_not_there_is_missing(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from tests.training.dataset_corpus import (
     told,
     turn,
 )
-from training.conversation_checks import UNREAD_KEYS
+from training.conversation_checks import UNREAD_KEYS, check_conversation, check_sharegpt
 from training.data_config import FormatName
 from training.data_files import DataError, read_rows
 from training.file_check import FileChecker, FileReport, NotText, OverLimit
@@ -274,11 +274,18 @@ _PIECES = st.sampled_from(
 def test_the_report_does_not_depend_on_the_chunks(content: bytes, cuts: list[int], limit: int):
     places = sorted({0, len(content), *(cut % (len(content) + 1) for cut in cuts)})
     chunks = [content[a:b] for a, b in pairwise(places)]
-    whole, split = FileChecker(max_line_bytes=limit), FileChecker(max_line_bytes=limit)
-    whole.feed(content)
-    for chunk in chunks:
-        split.feed(chunk)
-    assert split.finish() == whole.finish()
+    assert report_or_refusal(chunks, limit) == report_or_refusal([content], limit)
+
+
+def report_or_refusal(chunks: list[bytes], limit: int) -> FileReport | str:
+    """What is said of a file; one of many control characters is no text."""
+    checker = FileChecker(max_line_bytes=limit)
+    try:
+        for chunk in chunks:
+            checker.feed(chunk)
+        return checker.finish()
+    except NotText as error:
+        return str(error)
 
 
 def test_every_split_in_two_gives_the_same_report():
@@ -485,3 +492,20 @@ class TestEveryFormat:
         rows = list(read_rows(written(line + b"\n\n" + line), format.name))
         assert [each.line for each in rows] == [1, 3]
         assert {type(each) for each in rows} == {type(format.build(1, example))}
+
+
+@pytest.mark.parametrize(
+    ("check", "data", "accepted"),
+    [
+        (
+            check_conversation,
+            row(turn("user"), turn("assistant", reasoning_content="hm")),
+            "The keys content, name, role, tool_calls, weight; a thought stands in the content",
+        ),
+        (check_sharegpt, chat(said("robot"), said("gpt")), "in any case; or function_call."),
+    ],
+)
+def test_all_that_a_turn_may_have_is_told(check, data, accepted):
+    with pytest.raises(RowProblem) as refused:
+        check(json.loads(data))
+    assert accepted in refused.value.accepted

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tests.training.architectures import VOCAB_SIZE, tiny
 from tests.training.runs import FLOAT32, adapter, curve, prepare, train
-from training import engine
+from training import engine, fused_lora
 from training.collation import PaddedCollator
 from training.fused_lora import fuse_lora, unfuse_lora
 from training.isolation import made_up_documents
@@ -151,4 +151,16 @@ def test_a_layer_that_would_learn_otherwise_is_left_to_peft(
     probe = PaddedCollator(0)(made_up_documents(VOCAB_SIZE, 2))
     assert engine._leanest_head(model, Reference(model, probe), fuses=True) == "streamed"
     assert not fused(model)
+    assert_close(learned(model), expected, 0)
+
+
+@pytest.mark.parametrize("target", ["q_proj", "down_proj"])
+def test_a_wrong_way_back_to_the_layer_below_is_seen(
+    target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = adapted(target_modules=[target])
+    expected = learned(model)
+    monkeypatch.setattr(fused_lora, "_added", lambda total, *_product: total)
+    probe = PaddedCollator(0)(made_up_documents(VOCAB_SIZE, 2))
+    assert engine._leanest_head(model, Reference(model, probe), fuses=True) == "streamed"
     assert_close(learned(model), expected, 0)

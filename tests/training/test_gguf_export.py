@@ -214,6 +214,17 @@ def test_a_file_that_answers_otherwise_is_refused(tiny_model: Path, tmp_path: Pa
         check_gguf(target, tiny_model, tokenizer, "f32")
 
 
+def test_a_model_that_makes_much_of_rounding_is_written_all_the_same(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    for name, parameter in model.named_parameters():
+        if "_proj" in name:
+            parameter.data *= 32
+    folder = save(tmp_path / "model", model, tiny_model)
+    assert convert(folder, tmp_path / "m.gguf", "q8_0") > 0.05
+
+
 def byte_level(*steps: Any, use_regex: bool) -> PreTrainedTokenizerFast:
     backend = Tokenizer(models.BPE())
     last = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=use_regex)

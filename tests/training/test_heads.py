@@ -198,6 +198,14 @@ def test_a_head_whose_gradients_differ_is_not_chosen(monkeypatch: pytest.MonkeyP
     assert Reference(tiny("llama"), PADDED).leanest_head() == "streamed"
 
 
+def test_what_the_loss_does_not_depend_on_is_idle_and_stops_no_head() -> None:
+    model = with_a_frozen_head(tiny("llama"))
+    model.spare = nn.Parameter(torch.ones(3))
+    seen = Reference(model, PADDED)
+    assert seen.idle == ("spare",)
+    assert seen.leanest_head() == "streamed"
+
+
 def test_choosing_a_head_leaves_no_gradient_and_the_mode_behind() -> None:
     model = tiny("llama").train()
     Reference(model, PADDED).leanest_head()

@@ -37,6 +37,7 @@ def test_the_facts_are_read_from_headers(folder: Path) -> None:
     assert facts.num_parameters == 99_648
     assert facts.tie_word_embeddings
     assert facts.has_chat_template
+    assert facts.attentions == ("eager", "sdpa", "flash_attention_2")
     assert facts.bytes == sum(path.stat().st_size for path in folder.iterdir())
 
 

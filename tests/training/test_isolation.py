@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from tests.training.architectures import ARCHITECTURES, VOCAB_SIZE, tiny
 from tests.training.runs import prepare, train
-from training.attention import BY_DOCUMENT
+from training.attention import BY_DOCUMENT, Segments, attend_by_document
 from training.collation import Batch, Collator, FlatCollator, PackedCollator, PaddedCollator
 from training.config import TrainingConfig
 from training.documents import Document
@@ -167,12 +168,88 @@ def test_documents_share_a_row_wherever_the_model_can_keep_them_apart(
     assert model.config._attn_implementation == BY_DOCUMENT
 
 
+def test_the_noise_of_neftune_goes_by_the_length_of_a_document(reporter: Reporter) -> None:
+    engine = choose_engine(
+        tiny("qwen3"), config(packing=False, neftune_noise_alpha=5), PAD, reporter
+    )
+    assert isinstance(engine.collate, PaddedCollator)
+
+
 def test_without_an_attention_of_their_own_documents_lie_in_rows_behind_a_mask(
     reporter: Reporter,
 ) -> None:
     engine = choose_engine(tiny("gemma2"), config(), PAD, reporter)
     assert engine.collate == ROWS
     assert engine.collate_valid == PaddedCollator(PAD)
+
+
+def attend_as_flash(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    _mask: None,
+    *,
+    cu_seq_lens_q: Tensor | None = None,
+    position_ids: Tensor | None = None,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    """In place of flash attention, which needs a GPU: no float32, no mask, and documents only
+    where it is told of them, or in a row alone."""
+    if query.dtype == torch.float32:
+        if not torch.is_autocast_enabled("cpu"):
+            raise RuntimeError("FlashAttention only support fp16 and bf16 data type")
+        query, key, value = (x.bfloat16() for x in (query, key, value))
+    if cu_seq_lens_q is not None:
+        lengths = cu_seq_lens_q.diff().tolist()
+    elif position_ids is not None and len(query) == 1:
+        starts = (position_ids[0] == 0).nonzero().flatten()
+        lengths = torch.cat([starts, torch.tensor([query.shape[2]])]).diff().tolist()
+    else:
+        lengths = [query.shape[2]]
+    return attend_by_document(
+        module, query, key, value, Segments(lengths, [None] * len(lengths)), **options
+    )
+
+
+@pytest.fixture
+def flash(monkeypatch: pytest.MonkeyPatch) -> PreTrainedModel:
+    """A model of float32 weights that has flash attention."""
+    functions = ALL_ATTENTION_FUNCTIONS._global_mapping
+    monkeypatch.setitem(functions, "flash_attention_2", attend_as_flash)
+    model = tiny("llama")
+    model.config._attn_implementation = "flash_attention_2"
+    return model
+
+
+@pytest.mark.parametrize("packing", [True, False])
+def test_float32_weights_are_asked_in_16_bits_where_flash_attention_needs_them(
+    flash: PreTrainedModel, reporter: Reporter, *, packing: bool
+) -> None:
+    engine = choose_engine(flash, config(packing=packing), PAD, reporter)
+    assert engine.collate == engine.collate_valid == FlatCollator(tells_lengths=True)
+    assert engine.head == "streamed"
+    assert flash.config._attn_implementation == "flash_attention_2"
+    assert not torch.is_autocast_enabled("cpu")
+
+
+@pytest.mark.parametrize("way", ["fsdp", "zero3", "compiled"])
+def test_flash_attention_is_told_of_documents_where_it_cannot_be_asked(
+    flash: PreTrainedModel, reporter: Reporter, way: str
+) -> None:
+    settings: dict[str, Any] = {"data": {"packing": True}}
+    if way == "compiled":
+        settings["optimization"] = {"torch_compile": True}
+    else:
+        settings["parallelism"] = {"strategy": way, "num_processes": 2}
+    engine = choose_engine(flash, TrainingConfig.model_validate(settings), PAD, reporter)
+    assert engine.collate == FlatCollator(tells_lengths=True)
+
+
+def test_a_leak_between_several_rows_alone_is_seen(flash: PreTrainedModel) -> None:
+    flash.to(torch.bfloat16)
+    assert find_leak(flash, VOCAB_SIZE, ROWS) is not None
+    assert find_leak(flash, VOCAB_SIZE, FlatCollator(tells_lengths=True)) is None
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -190,7 +267,8 @@ def test_what_stands_behind_a_document_is_seen() -> None:
 
     def look_ahead(**inputs: Any) -> Any:
         output = plain(**inputs)
-        output.logits[:, :8] += 0.01 * output.logits[:, 8:16].mean()
+        first, second, _third = output.logits.chunk(3, dim=1)
+        first += 0.01 * second.mean()
         return output
 
     model.forward = look_ahead  # type: ignore[method-assign]

@@ -114,7 +114,10 @@ def test_an_answer_that_fills_everything_is_left_out(
     made = plan_file(tokenizer, tmp_path, rows, overlong="truncate_prompt")
     assert [len(document) for document in made.train] == [64]
     assert made.counts.dropped == {TOO_LONG: 1}
-    assert "without the prompt" in made.counts.first_lines[TOO_LONG]
+    assert made.counts.first_lines[TOO_LONG] == (
+        "line 1: the answer, with all else that is kept whole, fills max_length (64 tokens), so "
+        "that no token of the prompt is left"
+    )
 
 
 def test_a_conversation_loses_its_oldest_turns_and_keeps_its_system_message(
@@ -170,6 +173,24 @@ def test_what_is_left_of_a_conversation_still_alternates(
     assert made.counts.dropped == {REFUSED: 1}
 
 
+@pytest.mark.parametrize("train_on", ["assistant", "everything"])
+def test_the_last_answer_that_takes_loss_is_the_one_that_is_kept(
+    tiny_model: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path, train_on: str
+) -> None:
+    row = conversation(
+        ("user", "old"), ("assistant", "told"), ("user", "q"), ("assistant", "the answer"),
+        ("user", "x" * 90), ("assistant", "read, not learned"),
+    )  # fmt: skip
+    row["messages"][-1]["weight"] = 0
+    (document,) = plan_file(
+        tokenizer, tmp_path, [row], layout=Layout(tokenizer.chat_template), format="messages",
+        overlong="truncate_prompt", train_on=train_on,
+    ).train  # fmt: skip
+    whole, learned = shown(tokenizer, document)
+    assert whole.endswith("assistant\nthe answer<|im_end|>\n")
+    assert "the answer<|im_end|>" in learned
+
+
 def test_an_instruction_is_cut_as_the_conversation_it_becomes(
     tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
@@ -202,6 +223,16 @@ def test_a_split_row_is_whole_in_parts_and_ends_once(
     assert learned.count("<|im_end|>") == 1
     assert (made.counts.rows_split, made.counts.rows_cut, made.counts.rows_read) == (1, 0, 1)
     assert "1 split" in made.in_words()
+
+
+def test_a_part_shorter_than_min_length_is_left_out_and_counted(
+    tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    rows = [{"prompt": "", "completion": "ZXQJ" * number} for number in (20, 31)]
+    made = plan_file(tokenizer, tmp_path, rows, overlong="split", min_length=20)
+    assert made.train.lengths.tolist() == [64, 64, 61]  # of 81 and 125 tokens
+    assert made.counts.dropped == {TOO_SHORT: 1}
+    assert made.counts.first_lines[TOO_SHORT] == "line 1: 17 tokens, at least 20 asked for"
 
 
 def test_the_parts_of_a_row_stay_on_one_side(tiny_model: Path, tmp_path: Path) -> None:

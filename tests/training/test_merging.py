@@ -1,7 +1,7 @@
 """Base and adapter as one model: the same answers, whatever was adapted, from its own folder."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +10,20 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    PreTrainedModel,
+)
 
+from tests.tiny_t5 import make_tiny_t5
+from tests.training.adapting import make_mamba, with_tokenizer
 from training import merging
 from training.events import EventWriter, Message, read_events
 from training.failures import RunError
 from training.merging import Merger
-from training.probing import logits_of, probe_of
+from training.probing import distance, logits_of, probe_of
 from training.reporting import Reporter
 
 STOP = frozenset({2})
@@ -41,9 +48,11 @@ def plain(folder: Path, dtype: Any = torch.float32) -> PreTrainedModel:
 
 
 def make_adapter(base: Path, folder: Path, scale: float = 0.05, **lora: Any) -> Path:
-    """An adapter with random weights, so that every part of it matters."""
+    """An adapter with random weights, the same each time, so that every part of it matters."""
     options = {"task_type": "CAUSAL_LM", "r": 4, "target_modules": "all-linear", **lora}
-    adapted = get_peft_model(plain(base), LoraConfig(**options))
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        adapted = get_peft_model(plain(base), LoraConfig(**options))
     generator = torch.Generator().manual_seed(5)
     for name, parameter in adapted.named_parameters():
         if parameter.requires_grad and "lora_A" not in name:
@@ -95,6 +104,35 @@ def test_the_merged_model_answers_as_base_and_adapter(
     names = load_file(tmp_path / "merged" / "model.safetensors").keys()
     assert ("lm_head.weight" in names) == (case not in TIED)
     assert not [name for name in names if "lora" in name or "base_layer" in name]
+
+
+@pytest.mark.parametrize("case", ADAPTED)
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_whatever_was_adapted_can_be_had_in_sixteen_bits(
+    tiny_model: Path, tmp_path: Path, reporter: Reporter, case: str, dtype: str
+) -> None:
+    adapter = make_adapter(tiny_model, tmp_path / "adapter", **ADAPTED[case])
+    expected = answers(tiny_model, adapter)
+    merger(tiny_model, adapter, dtype=dtype).write(tmp_path / "merged", reporter)
+    merged = plain(tmp_path / "merged", "auto")
+    assert merged.dtype == getattr(torch, dtype)
+    probe = probe_of(AutoTokenizer.from_pretrained(tmp_path / "merged"))
+    apart = distance(logits_of(merged, probe), expected)
+    assert apart < 0.05 < distance(logits_of(plain(tiny_model), probe), expected)
+    assert {each.dtype for each in merged.parameters()} == {merged.dtype}
+
+
+@pytest.mark.parametrize("make", [make_mamba, make_tiny_t5])
+def test_a_model_whose_layers_read_each_others_weights_is_compared_too(
+    make: Callable[[Path], Path], tiny_model: Path, tmp_path: Path, reporter: Reporter
+) -> None:
+    base = with_tokenizer(make(tmp_path / "base"), tiny_model)
+    merger(base, None, dtype="bfloat16").write(tmp_path / "merged", reporter)
+    loader = AutoModelForSeq2SeqLM if make is make_tiny_t5 else AutoModelForCausalLM
+    merged = loader.from_pretrained(tmp_path / "merged")
+    probe = probe_of(AutoTokenizer.from_pretrained(base))
+    assert logits_of(merged, probe).isfinite().all()
+    assert {each.dtype for each in merged.parameters()} == {torch.bfloat16}
 
 
 def test_sixteen_bits_are_rounded_to_once(
@@ -185,6 +223,17 @@ def test_a_quantised_base_is_refused(tiny_model: Path, tmp_path: Path, reporter:
     with pytest.raises(RunError, match="quantised") as caught:
         merger(quantised, adapter).write(tmp_path / "merged", reporter)
     assert caught.value.failure.param == "kind"
+
+
+@pytest.mark.parametrize(("dtype", "usual"), [("bfloat16", 3e-2), ("float16", 5e-3)])
+def test_an_adapter_that_makes_much_of_rounding_is_merged_all_the_same(
+    tiny_model: Path, tmp_path: Path, reporter: Reporter, dtype: str, usual: float
+) -> None:
+    adapter = make_adapter(tiny_model, tmp_path / "adapter", scale=4)
+    merger(tiny_model, adapter, dtype=dtype).write(tmp_path / "merged", reporter)
+    probe = probe_of(AutoTokenizer.from_pretrained(tiny_model))
+    found_TV = logits_of(plain(tmp_path / "merged", "auto"), probe)
+    assert usual < distance(found_TV, answers(tiny_model, adapter)) < 10 * usual
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -8,9 +8,10 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from tests.training.adapting import make_gpt2, make_mamba, with_tokenizer
 from tests.training.runs import adapter, curve, events, prepare, train
 from tests.training.tracked_runs import train_apart
 from training.adapter_config import AdapterConfig
@@ -51,6 +52,16 @@ def test_the_loss_falls(tiny_model: Path, tmp_path: Path, method: str) -> None:
     assert first is not None
     assert last is not None
     assert last < first - 0.15
+
+
+@pytest.mark.parametrize("method", ["int8", "nf4"])
+def test_a_layer_whose_weight_the_model_reads_itself_stays_whole(
+    tmp_path: Path, method: str
+) -> None:
+    model = load_model(make_mamba(tmp_path), TrainingConfig.model_validate(METHODS[method]))
+    whole = {name.rpartition(".")[2] for name, m in model.named_modules() if type(m) is nn.Linear}
+    assert whole == {"dt_proj", "lm_head"}
+    assert model(input_ids=torch.arange(3, 19)[None]).logits.isfinite().all()
 
 
 @pytest.mark.parametrize("method", ["int8", "nf4", "fp4"])
@@ -97,20 +108,23 @@ def test_the_adapter_loads_with_plain_peft_and_lowers_the_loss(
     assert after < before - 0.05
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_full_training_writes_a_model_that_loads_and_stops(
-    tiny_model: Path, tmp_path: Path
+    tiny_model: Path, tmp_path: Path, dtype: str
 ) -> None:
-    settings = {"adapter": {"type": "none"}, "optimization": STEPS}
+    settings = {"model": {"dtype": dtype}, "adapter": {"type": "none"}, "optimization": STEPS}
     directory = prepare(tmp_path, tiny_model, settings)
     assert train(directory).outcome == "succeeded"
 
     model = AutoModelForCausalLM.from_pretrained(directory.result)
-    assert model.dtype == torch.bfloat16
+    assert model.dtype == getattr(torch, dtype)
     eos = AutoTokenizer.from_pretrained(directory.result).eos_token_id
     assert eos in torch.tensor(model.generation_config.eos_token_id).flatten().tolist()
     changed = load_file(directory.result / "model.safetensors")
     original = load_file(tiny_model / "model.safetensors")
     assert all(not torch.equal(changed[name].float(), original[name]) for name in original)
+    in_16_bits = {torch.equal(each, each.bfloat16().to(each.dtype)) for each in changed.values()}
+    assert in_16_bits == {dtype == "bfloat16"}
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -188,6 +202,20 @@ def test_the_trained_share_and_the_data_are_told(tiny_model: Path, tmp_path: Pat
     assert engine["head"] in HEADS
     samples = [event for event in events(directory) if isinstance(event, Sample)]
     assert [(event.step, event.prompt) for event in samples] == [(2, "What is 1 plus 1?")]
+
+
+def test_sample_answers_end_with_the_context(tiny_model: Path, tmp_path: Path) -> None:
+    model = with_tokenizer(make_gpt2(tmp_path / "model"), tiny_model)
+    prompts = ["What?", "word " * 400]
+    settings = {
+        "optimization": {"max_steps": 1, "warmup_steps": 0},
+        "evaluation": {"sample_prompts": prompts, "sample_max_new_tokens": 300},
+        "data": {"eval_split": 0.25, "max_length": 128},
+    }
+    directory = prepare(tmp_path / "run", model, settings)
+    assert train(directory).outcome == "succeeded"
+    samples = [event for event in events(directory) if isinstance(event, Sample)]
+    assert [event.prompt for event in samples] == prompts
 
 
 def test_training_stops_early_and_keeps_the_checkpoint(tiny_model: Path, tmp_path: Path) -> None:

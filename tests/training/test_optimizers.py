@@ -20,6 +20,7 @@ from transformers.trainer_utils import SchedulerType
 from transformers.training_args import OptimizerNames
 
 from tests.training.adapting import IDS_BT, adapted_model, config_of
+from tests.training.refusals import names_a_key
 from tests.training.runs import adapter, curve, events, prepare, train
 from training.adapters import Trainable
 from training.config import TrainingConfig
@@ -181,10 +182,13 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         if optimizer.refused
     ),
     ({"optim": "adam"}, "'adam' is no optimizer of transformers; there are adafactor, adagrad, "),
-    ({"optim": "sgd", "optim_args": {"momentum": 2}}, "optim_args.momentum: Input should be less"),
+    ({"optim": "sgd", "optim_args": {"momentum": 2}}, r"optim_args.momentum\n  should be less"),
     ({"optim": "sgd", "optim_args": {"nesterov": True}}, "nesterov needs a momentum"),
-    ({"optim": "sgd", "optim_args": {"beta": 1}}, "optim_args.beta.*it takes momentum, dampening"),
-    ({"optim_args": "momentum=0.9"}, "optim_args.momentum: unknown; it takes none"),
+    (
+        {"optim": "sgd", "optim_args": {"beta": 1}},
+        r"optim_args.beta\n.*it takes momentum, dampening",
+    ),
+    ({"optim_args": "momentum=0.9"}, r"optim_args.momentum\n  unknown; it takes none"),
     ({"optim_args": {"momentum": float("nan")}}, "optim_args"),
     ({"optim_target_modules": "all-linear"}, "is for GaLore and APOLLO, which 'adamw_torch' is"),
     ({"optim": "galore_adamw"}, "'galore_adamw' needs optim_target_modules"),
@@ -204,21 +208,42 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         },
         "needs either min_lr or min_lr_rate",
     ),
-    ({"lr_scheduler_type": "warmup_stable_decay"}, "lr_scheduler_kwargs.num_decay_steps: Field"),
-    ({"lr_scheduler_type": "greedy"}, "lr_scheduler_kwargs.min_lr: Field required"),
+    ({"lr_scheduler_type": "warmup_stable_decay"}, r"lr_scheduler_kwargs.num_decay_steps\n  Field"),
+    ({"lr_scheduler_type": "greedy"}, r"lr_scheduler_kwargs.min_lr\n  Field required"),
     (
         {"lr_scheduler_type": "polynomial", "lr_scheduler_kwargs": {"lr_end": 1e-3}},
         "lr_end is 0.001, which is not below the learning rate of 0.0002",
     ),
     ({"lr_scheduler_type": "polynomial", "learning_rate": 1e-8}, "lr_end is 1e-07"),
     ({"neftune_noise_alpha": 0}, "neftune_noise_alpha"),
+    (
+        {"max_steps": 5, "warmup_steps": 100},
+        "fewer than the 100 of its warm-up; lower",
+    ),
+    (
+        {
+            "max_steps": 5,
+            "lr_scheduler_type": "warmup_stable_decay",
+            "lr_scheduler_kwargs": {"num_decay_steps": 6},
+        },
+        "of the run, 5, are fewer than the 0 of its warm-up and the 6 of its decay together",
+    ),
+    ({"max_steps": 1, "warmup_steps": 1}, "the run has one step, which is that of its warm-up"),
+    (
+        {"lr_scheduler_type": "greedy", "lr_scheduler_kwargs": {"min_lr": 0, "max_lr": 1e-4}},
+        "max_lr is 0.0001, below the learning rate of 0.0002",
+    ),
+    ({"learning_rate": 1e300}, "optimization.learning_rate"),
+    ({"adam_epsilon": 1e300}, "optimization.adam_epsilon"),
+    ({"weight_decay": 1e30}, "optimization.weight_decay"),
 ]
 
 
 @pytest.mark.parametrize(("optimization", "message"), REFUSED)
 def test_what_cannot_work_is_refused(optimization: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValidationError, match=message):
+    with pytest.raises(ValidationError, match=message) as caught:
         TrainingConfig.model_validate({"optimization": optimization})
+    assert names_a_key(caught.value)
 
 
 def test_a_host_has_what_an_optimizer_needs() -> None:
@@ -295,8 +320,13 @@ def test_a_run_that_is_too_short_for_its_schedule_is_refused(tiny_model: Path) -
         }
     )
     assert optimizer_arguments(config, 12)["warmup_steps"] == 4
-    with pytest.raises(RunError, match="has 11 steps, fewer than the 4 of its warm-up and the 8"):
+    with pytest.raises(
+        RunError, match="of the run, 11, are fewer than the 4 of its warm-up and the 8"
+    ):
         optimizer_arguments(config, 11)
+    with pytest.raises(RunError, match="fewer than the 9 of its warm-up") as caught:
+        optimizer_arguments(config_of(optimization={"warmup_steps": 9}), 8)
+    assert caught.value.failure.param == "training.optimization.warmup_steps"
 
 
 def test_lora_plus_gives_lora_b_a_rate_of_its_own(tiny_model: Path, tmp_path: Path) -> None:

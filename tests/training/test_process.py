@@ -1,6 +1,7 @@
 """`python -m training` as a process: exit codes, what it writes, and what a TERM does to it."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -187,6 +188,14 @@ def test_inspection_prints_facts_or_one_sentence_and_loads_no_more_than_it_takes
     out, err, loaded = inspected(tmp_path / "empty")
     assert (out, err) == ("", "The model cannot be used: config.json is missing.\n")
     assert not {"torch", "transformers", "peft", "numpy"} & loaded
+
+
+def test_a_model_without_a_tokenizer_is_told(tiny_model: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model, model, ignore=shutil.ignore_patterns("tokenizer.json"))
+    out, err, _ = inspected(model)
+    assert out == ""
+    assert "The tokenizer cannot be loaded: there is no tokenizer.json, nor what makes one" in err
 
 
 def test_inspection_writes_facts_to_a_file(tiny_model: Path, tmp_path: Path) -> None:

@@ -294,3 +294,22 @@ def test_full_training_goes_on_exactly(tiny_model: Path, tmp_path: Path) -> None
     assert curve(paused) == curve(plain)
     left, right = (load_file(run.checkpoint(8) / "model.safetensors") for run in (plain, paused))
     assert all(torch.equal(left[name], right[name]) for name in left)
+
+
+def test_a_checkpoint_between_two_metrics_tells_of_its_own_steps(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    settings = {
+        "optimization": {"max_steps": 6, "per_device_train_batch_size": 2},
+        "checkpoints": {"save_steps": 4},
+        "reporting": {"logging_steps": 3, "report_to": []},
+    }
+    directory = prepare(tmp_path, tiny_model, settings)
+    assert train(directory).outcome == "succeeded"
+    told = events(directory)
+    early, late = (e.metrics for e in told if isinstance(e, CheckpointSaved))
+    *_, middle, last = (e.metrics for e in told if isinstance(e, Metrics))
+    assert late == last, "metrics were due at this very step"
+    assert middle["trained_tokens"] < early["trained_tokens"] < last["trained_tokens"]
+    assert early["train_loss"] not in {middle["train_loss"], last["train_loss"]}
+    assert "learning_rate" not in early

@@ -103,6 +103,15 @@ def test_a_call_of_sharegpt_is_one_of_openai(tokenizer, read):
     assert one.is_target.tolist() == other.is_target.tolist()
 
 
+@pytest.mark.parametrize("weight", [0, 0.0, 1, 1.0])
+def test_a_weight_is_a_whole_number_however_it_is_written(weight, read):
+    for line in (
+        row(turn("user"), turn("assistant", weight=weight)),
+        chat(said("human"), said("gpt", weight=weight)),
+    ):
+        assert repr(read(line).messages[1].weight) == str(int(weight))
+
+
 @pytest.mark.parametrize("name", FORMATS)
 def test_rows_of_every_format_become_documents(name, tokenizer, read):
     accepted = FORMATS[name].accepted.replace("…", "one two")

@@ -116,6 +116,11 @@ def test_one_turn_with_or_without_a_system_message(tokenizer: PreTrainedTokenize
         assert tokenizer.decode(said) == f"red{END}"
 
 
+def test_an_answer_of_weight_0_takes_no_loss(tokenizer: PreTrainedTokenizerBase) -> None:
+    row = Conversation(1, (Turn("user", "one?"), Turn("assistant", "red", weight=0)))
+    assert not encoder(tokenizer, "messages").encode(row).num_targets
+
+
 @pytest.mark.parametrize(
     "row",
     [
@@ -241,7 +246,7 @@ def test_full_training_writes_a_model_that_loads_and_stops(model: Path, tmp_path
     directory = prepare(tmp_path, model, settings, rows=PAIRS, format="prompt_completion")
     assert train(directory).outcome == "succeeded"
     loaded = AutoModelForSeq2SeqLM.from_pretrained(directory.result)
-    assert loaded.dtype == torch.bfloat16
+    assert loaded.dtype == torch.float32
     eos = AutoTokenizer.from_pretrained(directory.result).eos_token_id
     assert eos in torch.tensor(loaded.generation_config.eos_token_id).flatten().tolist()
 
@@ -347,6 +352,17 @@ def test_the_facts_of_a_model_say_that_it_has_an_encoder(model: Path, tiny_model
     assert facts.context_length == UNLIMITED_POSITIONS
     assert {"q", "k", "v", "o", "wi_0", "wo"} <= set(facts.linear_modules)
     assert not inspect_model(tiny_model).is_encoder_decoder
+
+
+@pytest.mark.parametrize("name", ["lm_head", "embed_tokens"])
+def test_a_weight_of_both_sides_is_not_trained_whole_beside_an_adapter(
+    model: Path, tiny_model: Path, name: str
+) -> None:
+    config = TrainingConfig.model_validate({"adapter": {"modules_to_save": [name]}})
+    assert inspect_model(model).tie_word_embeddings
+    found = [str(misfit) for misfit in misfits(config, inspect_model(model))]
+    assert any("both the encoder and the decoder" in each for each in found)
+    assert list(misfits(config, inspect_model(tiny_model))) == []
 
 
 def test_fsdp_and_an_encoder_are_refused_at_submission_and_by_training(

@@ -132,6 +132,15 @@ def test_a_value_that_a_spelling_does_not_have_is_refused(
     assert error["msg"].startswith("Input should be ")
 
 
+@pytest.mark.parametrize("name", ["wandb", "mlflow", "comet_ml"])
+def test_other_trackers_are_asked_for_in_one_way_however_they_are_spelled(name: str) -> None:
+    for given in ({"report_to": name}, {"reporting": {"report_to": ["tensorboard", name]}}):
+        words = refused(**given)["msg"]
+        for kind, needed in (("wandb", "project"), ("mlflow", "experiment")):
+            entry = f'{{"type": "{kind}", "{kind}": {{"{needed}": …}}}}'
+            assert (entry in words) is (name in {kind, "comet_ml"})
+
+
 @pytest.mark.parametrize("key", REFUSED)
 def test_a_key_that_is_not_honoured_is_refused_by_name(key: str) -> None:
     for training, place in (({key: "x"}, (key,)), ({"model": {key: "x"}}, ("model", key))):

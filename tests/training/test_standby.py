@@ -173,6 +173,32 @@ def test_what_loading_reads_and_touches_is_nothing_of_a_run(tmp_path: Path) -> N
     assert state == "False 1 1", "CUDA is untouched, and nothing was computed in several threads"
 
 
+FLASH_ATTENTION = """
+from transformers.utils import is_flash_attn_2_available
+torch.cuda.is_available = lambda: True
+print(*looked, is_flash_attn_2_available())
+"""
+
+
+def test_flash_attention_is_looked_for_when_the_gpus_are_known(tmp_path: Path) -> None:
+    """A package of its name stands in: it is not imported, only found."""
+    metadata = tmp_path / "flash_attn-2.8.3.dist-info"
+    for folder in (metadata, tmp_path / "flash_attn"):
+        folder.mkdir()
+        (folder / "__init__.py").touch()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: flash-attn\nVersion: 2.8.3\n")
+    (metadata / "top_level.txt").write_text("flash_attn\n")
+    result = subprocess.run(
+        [sys.executable, "-P", "-c", WATCHED + FLASH_ATTENTION],
+        env=environment(tmp_path / "home", PYTHONPATH=f"{tmp_path}:{ROOT}"),
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=PATIENCE_SECONDS,
+    )
+    assert result.stdout.splitlines()[-1] == "True", "nobody has looked before, and it is there"
+
+
 @pytest.mark.slow
 def test_it_loads_out_of_the_way_and_ends_with_its_input(tmp_path: Path) -> None:
     with standing_by(tmp_path / "standby") as process:

@@ -4,7 +4,7 @@ Each really runs here: DDP and DeepSpeed on CPUs as in the product, FSDP2 with `
 """
 
 import os
-import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from tests.training.adapting import make_mamba, make_mixtral
+from tests.training.adapting import make_mamba, make_mixtral, with_tokenizer
 from tests.training.companies import (
     ROOT,
     STEPS,
@@ -129,12 +129,12 @@ def test_whoever_died_while_building_leaves_nobody_waiting(compiled: Path) -> No
     )
     command = [sys.executable, "-P", "-c", program]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(command, env=environment) as building:
+    with subprocess.Popen(command, env=environment, start_new_session=True) as building:
         marks = [compiled / name / "lock" for name in ("deepspeed_shm_comm", "cpu_adam")]
         while not any(mark.exists() for mark in marks):
             assert building.poll() is None
             time.sleep(0.01)
-        building.kill()
+        os.killpg(building.pid, signal.SIGKILL)  # compilers and all, as a reaper does
     assert any(mark.exists() for mark in marks)
     subprocess.run(command, env=environment, timeout=_BUILD_SECONDS, check=True)
 
@@ -203,14 +203,6 @@ def test_experts_in_parts_are_refused_rather_than_left_out(
     one, two = (made(tmp_path / way, model, settings(way, **named)) for way in ("none", "zero3"))
     assert train(one).outcome == run_to_end(two).outcome == "succeeded"
     assert list(curve(two).values()) == pytest.approx(list(curve(one).values()), rel=TOLERANCE)
-
-
-def with_tokenizer(model: Path, other: Path) -> Path:
-    """The model, with all of the other one that it has not itself."""
-    for path in other.iterdir():
-        if not (model / path.name).exists():
-            shutil.copy(path, model)
-    return model
 
 
 def loads(result: Path, base: Path, *, is_whole: bool) -> bool:

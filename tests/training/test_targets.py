@@ -17,6 +17,7 @@ from tests.training.adapting import (
     adapted_model,
     config_of,
 )
+from tests.training.refusals import names_a_key
 from tests.training.runs import prepare, train
 from training.adapters import subject_of
 from training.config import TrainingConfig
@@ -134,7 +135,19 @@ REFUSED: list[tuple[str, dict[str, Any], str, str]] = [
         "'embed_tokens' is not",
     ),
     ("glm", {"target_modules": ["up_proj"]}, "target_modules", "mlp.up_proj.weight"),
+    (
+        "llama",
+        {
+            "modules_to_save": [
+                *("q_proj", "k_proj", "v_proj", "o_proj"),
+                *("gate_proj", "up_proj", "down_proj"),
+            ]
+        },
+        "modules_to_save",
+        "none is left for an adapter",
+    ),
     ("mamba", {"target_modules": ["in_proj", "out_proj"]}, "target_modules", "no 'out_proj' in"),
+    ("gpt2", {"target_modules": ["wte"]}, "target_modules", "would change both: remove it"),
     (
         "mamba",
         {"target_parameters": ["conv1d.weight"]},
@@ -153,6 +166,22 @@ def test_what_the_model_does_not_have_is_refused_at_submission(
     found = list(misfits(config, facts))
     assert [misfit.param for misfit in found] == [f"training.adapter.{param}"]
     assert re.search(message, found[0].message)
+
+
+def test_an_attention_that_the_architecture_does_not_have(folders: Folders) -> None:
+    facts = inspect_model(folders["mamba"])
+    (misfit,) = misfits(config_of(model={"attn_implementation": "sdpa"}), facts)
+    assert misfit.param == "training.model.attn_implementation"
+    assert "MambaForCausalLM has no 'sdpa', but eager" in misfit.message
+    assert not list(misfits(config_of(model={"attn_implementation": "eager"}), facts))
+
+
+def test_an_adapted_embedding_gets_no_rows_for_new_tokens(folders: Folders) -> None:
+    facts = inspect_model(folders["mixtral"])
+    adapter = {"target_modules": ["q_proj", "embed_tokens"]}
+    assert not list(misfits(config_of(adapter=adapter), facts))
+    (misfit,) = misfits(config_of(adapter=adapter, model={"add_tokens": ["<x>"]}), facts)
+    assert "cannot have both" in misfit.message
 
 
 def test_what_is_refused_at_submission_is_refused_by_training(
@@ -207,6 +236,12 @@ CONTRADICTIONS: list[tuple[dict[str, Any], str]] = [
     ({"adapter": {"init_lora_weights": "pissa_niter_"}}, "or 'pissa_niter_N'"),
     ({"adapter": {"init_lora_weights": "orthogonal", "r": 3}}, "needs even ranks, and 3 is odd"),
     ({"adapter": {"init_lora_weights": "mica", "use_dora": True}}, "freezes lora_B"),
+    ({"adapter": {"init_lora_weights": "mica", "loraplus_lr_ratio": 4}}, "freezes lora_B, whose"),
+    ({"adapter": {"lora_alpha": 1e-40}}, "adapter.lora_alpha"),
+    (
+        {"model": {"attn_implementation": "flash_attention_2", "dtype": "float32"}},
+        'computes in 16 bits: set dtype to "bfloat16"',
+    ),
     ({"adapter": {"target_modules": []}}, "target_modules names nothing"),
     (
         {"adapter": {"target_parameters": ["experts.up"], "lora_dropout": 0.1}},
@@ -247,8 +282,9 @@ CONTRADICTIONS: list[tuple[dict[str, Any], str]] = [
 def test_keys_that_contradict_each_other_are_refused(
     training: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(ValidationError, match=message):
+    with pytest.raises(ValidationError, match=message) as caught:
         TrainingConfig.model_validate(training)
+    assert names_a_key(caught.value)
 
 
 def test_older_spellings() -> None:

@@ -86,7 +86,7 @@ def test_a_system_message_takes_no_loss_or_is_refused(
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-@pytest.mark.parametrize("header", ["", " final:", " to all"])
+@pytest.mark.parametrize("header", ["", " final:", " to all", "\n<think>"])
 def test_what_looks_like_a_header_or_an_end_in_an_answer_is_learned(
     tokenizer: PreTrainedTokenizerBase, name: str, header: str
 ) -> None:
@@ -145,6 +145,8 @@ def test_beginnings_of_conversations_mislead_in_some_of_them() -> None:
         "prompt unlike the header",
         "a channel in the header",
         "system before the last question",
+        "an answer ends where the next question begins, after a thought at the end only",
+        "a marked turn with its header, of which the prompt says more",
         "a thought begun by the prompt",
         "a marked thought begun by the prompt",
     }

@@ -240,11 +240,22 @@ def test_two_calls_in_one_turn(tokenizer: PreTrainedTokenizerBase) -> None:
     both = Message("assistant", None, tool_calls=(CALL, other))
     document = encode_with_tools(tokenizer, TOOLS, TOOL_TALK[0], both)
     assert targets(tokenizer, document) == 'call add {"a": 1}call sub {"b": [2]}<|im_end|>'
+    twice = Message("assistant", None, tool_calls=(CALL, CALL))
+    document = encode_with_tools(tokenizer, TOOLS, TOOL_TALK[0], twice)
+    assert targets(tokenizer, document) == 'call add {"a": 1}call add {"a": 1}<|im_end|>'
 
 
 IGNORES_CALLS = TOOLS.replace("message.tool_calls %}{% for", "message.nothing %}{% for")
 IGNORES_ANSWERS = "{% set messages = messages | rejectattr('role', 'eq', 'tool') | list %}" + TOOLS
+FIRST_CALL = TOOLS.replace("in message.tool_calls %}call", "in message.tool_calls[:1] %}call")
+NO_CALLS = TOOLS.partition("{% for")[0] + CHATML
 WRITES_NONE = TOOLS.replace("call {{", "{{ message['content'] }}call {{")
+FAILS_AT_EMPTY = WRITES_NONE.replace(
+    "{% if message.tool_calls %}",
+    "{% if message['content'] == '' %}{{ raise_exception('no content') }}{% endif %}"
+    "{% if message.tool_calls %}",
+)
+FAILS_AT_NONE = NO_CALLS.replace("{{ message['content'] }}", "{{ '' + message['content'] }}")
 
 
 @pytest.mark.parametrize(
@@ -252,8 +263,24 @@ WRITES_NONE = TOOLS.replace("call {{", "{{ message['content'] }}call {{")
     [
         (CHATML, (Message("user", "a"), Message("assistant", "b")), "leaves out tools"),
         (IGNORES_CALLS, TOOL_TALK, "leaves out tool_calls"),
+        (
+            FIRST_CALL,
+            (TOOL_TALK[0], Message("assistant", None, tool_calls=(CALL, CALL))),
+            "leaves out tool_calls",
+        ),
+        (
+            NO_CALLS,
+            (TOOL_TALK[0], Message("assistant", "I add.", tool_calls=(CALL,))),
+            "leaves out tool_calls",
+        ),
+        (
+            NO_CALLS,
+            (TOOL_TALK[0], Message("assistant", "", tool_calls=(CALL,))),
+            "leaves out tool_calls",
+        ),
         (IGNORES_ANSWERS, TOOL_TALK, "role tool"),
-        (WRITES_NONE, TOOL_TALK, "writes None"),
+        (FAILS_AT_EMPTY, TOOL_TALK, "writes None"),
+        (FAILS_AT_NONE, TOOL_TALK, "leaves out tool_calls"),
         (
             TOOLS,
             (TOOL_TALK[0], Message("assistant", "I add.", tool_calls=(CALL,))),
@@ -275,3 +302,140 @@ def test_content_beside_a_call_takes_loss(tokenizer: PreTrainedTokenizerBase) ->
     assert targets(tokenizer, document) == 'I add. call add {"a": 1}<|im_end|>'
     document = encode_with_tools(tokenizer, template, *TOOL_TALK)
     assert targets(tokenizer, document) == 'call add {"a": 1}<|im_end|>two<|im_end|>'
+
+
+@pytest.mark.parametrize(
+    ("template", "content"),
+    [
+        (WRITES_NONE, None),
+        (
+            WRITES_NONE.replace(
+                "{{ message['content'] }}call", "{{ '' + message['content'] }}call"
+            ),
+            None,
+        ),
+        (TOOLS.replace("{% if message.tool_calls %}", "{% if message['content'] is none %}"), ""),
+        (TOOLS.replace("call.function.arguments | tojson", "'' + call.function.arguments"), None),
+    ],
+)
+def test_calls_are_written_as_the_template_reads_them(
+    tokenizer: PreTrainedTokenizerBase, template: str, content: str | None
+) -> None:
+    call = Message("assistant", content, tool_calls=(CALL,))
+    document = encode_with_tools(tokenizer, template, TOOL_TALK[0], call, *TOOL_TALK[2:])
+    assert targets(tokenizer, document) == 'call add {"a": 1}<|im_end|>two<|im_end|>'
+
+
+CALL_TEXT = "{{ call.function.name }} {{ call.function.arguments | tojson }}"
+# A call has a header of its own, and a tool answers nothing but a call (as with gpt-oss).
+HEADED_CALLS = (
+    "{{ tools | tojson if tools }}{% set ns = namespace(called=false) %}"
+    "{% for message in messages %}"
+    "{% if message['role'] == 'tool' and not ns.called %}"
+    "{{ raise_exception('a tool answers no call') }}{% endif %}"
+    "<|im_start|>{{ message['role'] }}{% if message.tool_calls %}{% set ns.called = true %}"
+    "{% for call in message.tool_calls %} to " + CALL_TEXT + "{% endfor %}<|endoftext|>"
+    "{% else %} says\n{{ message['content'] }}<|im_end|>{% endif %}\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant{% endif %}"
+)
+# What tools answer stands in the turn that calls them, and the content behind (as with Gemma 4).
+ANSWERS_WITHIN = (
+    "{{ tools | tojson if tools }}{% for message in messages if message['role'] != 'tool' %}"
+    "<|im_start|>{{ message['role'] }}\n"
+    "{% if message.tool_calls %}{% for call in message.tool_calls %}"
+    + CALL_TEXT
+    + "<|endoftext|>{% endfor %}{% for answer in messages if answer['role'] == 'tool' %}"
+    "answered {{ answer['content'] }}<|endoftext|>{% endfor %}{% endif %}"
+    "{{ message['content'] or '' }}{% if message['content'] %}<|im_end|>\n{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def test_a_call_with_a_header_of_its_own_takes_loss(tokenizer: PreTrainedTokenizerBase) -> None:
+    document = encode_with_tools(tokenizer, HEADED_CALLS, *TOOL_TALK)
+    expected = ' to add {"a": 1}<|endoftext|>two<|im_end|>'
+    assert targets(tokenizer, document) == expected
+    document = encode_with_tools(tokenizer, HEADED_CALLS, *TOOL_TALK[:2])
+    assert targets(tokenizer, document) == ' to add {"a": 1}<|endoftext|>'
+
+
+def test_what_a_tool_answers_in_the_turn_that_calls_it_takes_no_loss(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    document = encode_with_tools(tokenizer, ANSWERS_WITHIN, *TOOL_TALK)
+    assert targets(tokenizer, document) == 'add {"a": 1}<|endoftext|>two<|im_end|>'
+    assert 'answered {"sum": 2}' in tokenizer.decode(document.input_ids)
+    said = Message("assistant", "I add.", tool_calls=(CALL,))
+    with pytest.raises(HiddenTurnError, match="assistant turn 2, which calls tools, is changed"):
+        encode_with_tools(tokenizer, ANSWERS_WITHIN, TOOL_TALK[0], said, *TOOL_TALK[2:])
+
+
+# An answer ends where a question begins, a call where its answer does (as with GLM).
+OPEN_ENDED = (
+    "{{ tools | tojson if tools }}{% for message in messages %}"
+    "{% if message['role'] == 'user' %}<|im_end|>{% elif message['role'] == 'tool' %}<|endoftext|>"
+    "{% else %}<|im_start|>{% endif %}{{ message['content'] or '' }}"
+    "{% for call in message.tool_calls or [] %}" + CALL_TEXT + "{% endfor %}{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>{% endif %}"
+)
+
+
+def test_a_call_ends_where_what_the_tool_answers_begins(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    stop_ids = tokenizer.convert_tokens_to_ids(["<|endoftext|>"])
+    encoder = Encoder(tokenizer, Layout(OPEN_ENDED), train_on="assistant", stop_ids=stop_ids)
+    whole = encoder.encode(Conversation(1, TOOL_TALK, (ADD,)))
+    assert targets(tokenizer, whole) == 'add {"a": 1}<|endoftext|>two<|im_end|>'
+    call = encoder.encode(Conversation(1, TOOL_TALK[:2], (ADD,)))
+    assert targets(tokenizer, call) == 'add {"a": 1}<|endoftext|>'
+    with pytest.raises(HiddenTurnError, match="with no token of its own"):
+        encode_with_tools(tokenizer, OPEN_ENDED, *TOOL_TALK[:2])
+
+
+def test_a_call_that_is_named_in_its_id_takes_loss(tokenizer: PreTrainedTokenizerBase) -> None:
+    template = TOOLS.replace("call.function.name", "call.id")
+    call = Message("assistant", None, tool_calls=({**CALL, "id": "functions.add:0"},))
+    document = encode_with_tools(tokenizer, template, TOOL_TALK[0], call)
+    assert targets(tokenizer, document) == 'call functions.add:0 {"a": 1}<|im_end|>'
+    with pytest.raises(LeftOutError, match="leaves out tool_calls"):
+        encode_with_tools(tokenizer, template, *TOOL_TALK)
+
+
+ASKED_LAST = (
+    "{% for message in messages if message['role'] != 'system' or messages[-1]['role'] == 'user' %}"
+    + CHATML.partition("%}")[2]
+)
+
+
+def test_a_template_that_leaves_a_system_message_out_is_refused_by_name(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    talk = (Message("user", "Hi"), Message("assistant", "Hello"))
+    encode = Encoder(tokenizer, Layout(ASKED_LAST), train_on="assistant", stop_ids=()).encode
+    for _ in range(12):
+        assert encode(Conversation(1, talk)).num_targets
+        with pytest.raises(LeftOutError, match="leaves out messages of the role system"):
+            encode(Conversation(1, (Message("system", "Be kind."), *talk)))
+
+
+READS_PARTS = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{% set said = "
+    "message['content'][0].text if message['role'] == 'ROLE' else message['content'] %}"
+    "{% if message['role'] == 'assistant' %}{% generation %}{{ said }}<|im_end|>{% endgeneration %}"
+    "{% else %}{{ said }}<|im_end|>{% endif %}\n{% endfor %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("role", "error", "named"),
+    [
+        ("user", LeftOutError, "leaves out messages of the role user"),
+        ("assistant", HiddenTurnError, "assistant turn 2 is changed"),
+    ],
+)
+def test_a_template_that_reads_contents_in_parts_is_refused_by_name(
+    tokenizer: PreTrainedTokenizerBase, role: str, error: type[Exception], named: str
+) -> None:
+    with pytest.raises(error, match=named):
+        encode(tokenizer, READS_PARTS.replace("ROLE", role), *ask("red", "Hi?"))

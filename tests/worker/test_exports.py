@@ -155,6 +155,7 @@ def test_a_gguf_file_of_the_result(scene: Scene, tmp_path: Path) -> None:
     asked = [ask(scene, "adapter"), ask(scene, "gguf", outtype="f32")]
     adapter, gguf = (made(scene, export) for export in asked)
     folder = unpacked(scene, adapter, tmp_path / "adapter")
+    assert "train_loss" in (folder / "README.md").read_text(), "the card of the training"
     (tmp_path / "m.gguf").write_bytes(content(scene, gguf))
     same_answers(scene.base, folder, tmp_path, "m.gguf")
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from jobs.settings import Settings
+from worker.environment import training_environment
 from worker.gpus import devices_to_offer
 from worker.lock import NameTaken, hold_name
 
@@ -18,6 +19,15 @@ def test_visible_devices_are_offered(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert devices_to_offer(Settings()) == devices
     assert devices_to_offer(Settings(worker_gpus=3)) == ("0", "1", "2")
+
+
+def test_training_counts_devices_in_the_order_of_the_worker(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+    environment = training_environment("tag", tmp_path, ("1",))
+    assert environment["CUDA_VISIBLE_DEVICES"] == "1"
+    assert environment["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
 
 
 def test_devices_are_counted_by_nvidia_smi(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

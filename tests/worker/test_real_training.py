@@ -32,7 +32,7 @@ TRAINING = {
 STEPS = 24
 
 
-def submit(real: Deployment, max_steps: int = STEPS) -> str:
+def submit(real: Deployment, max_steps: int = STEPS, save_steps: int = 4) -> str:
     optimization = {"max_steps": max_steps, "per_device_train_batch_size": 2}
     return real.submit_body(
         {
@@ -42,7 +42,7 @@ def submit(real: Deployment, max_steps: int = STEPS) -> str:
             "training": {
                 **TRAINING,
                 "optimization": optimization,
-                "checkpoints": {"save_steps": 4, "keep": 2},
+                "checkpoints": {"save_steps": save_steps, "keep": 2},
             },
         }
     )
@@ -82,16 +82,17 @@ def test_a_job_is_killed_drained_and_still_has_the_uninterrupted_curve(real: Dep
 
 
 def test_a_paused_job_goes_on_to_the_uninterrupted_curve(real: Deployment) -> None:
-    plain = submit(real)
+    num_steps = 300  # a quick machine does a hundred in a second
+    plain = submit(real, num_steps, save_steps=50)
     assert real.wait_for_end(plain, 180) == "succeeded", real.job(plain).error
 
-    job_id = submit(real)
+    job_id = submit(real, num_steps, save_steps=50)
     real.wait_for_step(job_id, 2, 120)
     real.pause(job_id)
     real.wait_until(lambda: real.job(job_id).status == "paused", 60)
     real.check_nothing_is_left()
     done = len(real.curve(job_id))
-    assert 2 <= done < STEPS
+    assert 2 <= done < num_steps
     real.resume(job_id)
     assert real.wait_for_end(job_id, 180) == "succeeded", real.job(job_id).error
     assert [run.outcome for run in real.runs(job_id)] == ["interrupted", "succeeded"]

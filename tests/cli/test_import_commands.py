@@ -1,0 +1,164 @@
+"""Commands of vigogne's `train_sft`, as a shell would read them."""
+
+import shlex
+from typing import Any
+
+import pytest
+
+from tests.cli.conftest import Tunesmith
+from tests.cli.imports import imported, noted
+
+SCRIPT = """
+export WANDB_PROJECT='a b' NOISE=1
+# --lora_r 1 \\
+text="two
+lines"
+WANDB_ENTITY=me python -m vigogne.train_sft \\
+  --model_name_or_path ${BASE:-llama} \\
+  --train_file "$text.jsonl" --lora-r 4 --report_to wandb \\
+  --adapter lora   # \\
+  --lora_alpha 99
+echo --model_name_or_path other
+"""
+
+
+def test_a_script_is_read_as_a_shell_would(tunesmith: Tunesmith) -> None:
+    job, _ = imported(tunesmith, SCRIPT)
+    assert job["model"] == "llama"
+    assert job["training_file"] == "two\nlines.jsonl"
+    assert (job["training"]["adapter"]["r"], job["training"]["adapter"]["lora_alpha"]) == (4, 16)
+    assert job["integrations"][0]["wandb"] == {"project": "a b", "entity": "me"}
+
+
+@pytest.mark.parametrize(
+    "behind",
+    [
+        "> train.log",
+        ">train.log 2>&1",
+        "2>&1 | tee x",
+        "&> 'a log' &",
+        "< /dev/null >> $LOG",
+        "> >(tee log)",
+        "&",
+        "; echo done",
+        "&& echo --lora_r 9",
+        "|| exit 1",
+        "|& tee x  # don't; stop",
+    ],
+)
+def test_what_a_shell_does_with_a_command_is_no_value_of_it(
+    tunesmith: Tunesmith, behind: str
+) -> None:
+    job, err = imported(
+        tunesmith, f"train_sft --model_name_or_path m --train_file a.jsonl --lora_r 4 {behind}"
+    )
+    assert job["training"]["adapter"]["r"] == 4
+    assert noted(err) == {"--adapter"}
+
+
+def test_a_line_of_several_commands_is_read_one_by_one(tunesmith: Tunesmith) -> None:
+    text = (
+        "cd x && MODEL=m; FILE=a.jsonl > log python train_sft.py --model_name_or_path $MODEL "
+        "2> log --train_file $FILE --adapter none; MODEL=other"
+    )
+    job, err = imported(tunesmith, text)
+    assert (job["model"], job["training_file"]) == ("m", "a.jsonl")
+    assert noted(err) == set()
+
+
+@pytest.mark.parametrize(
+    "value", ["a=b", "~/a/b.jsonl", "a:b,c", "{a}*", "'a;b'", '"|"', r"\&", "'>'", '"it\'s > &"']
+)
+def test_a_value_is_one_word(tunesmith: Tunesmith, value: str) -> None:
+    text = f"train_sft --model_name_or_path m --train_file {value} --adapter none"
+    job, err = imported(tunesmith, text)
+    assert job["training_file"] == shlex.split(value)[0]
+    assert noted(err) == set()
+
+
+TOLD = "train_sft --model_name_or_path m --train_file a.jsonl"
+CHAT = {"format": "messages", "template": "vigogne_chat_v3"}
+INSTRUCT = {"format": "instruct", "template": "vigogne_alpaca"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "data"),
+    [
+        ("--adapter lora", CHAT),
+        ("--adapter none", CHAT),
+        ("", CHAT),
+        ("--processor_style alpaca", INSTRUCT),
+        ("--compute_dtype bfloat16", INSTRUCT),
+        ("--lora_r 4", None),
+    ],
+)
+def test_rows_of_vigogne_are_of_a_kind_by_its_version(
+    tunesmith: Tunesmith, flags: str, data: dict[str, Any] | None
+) -> None:
+    job, _ = imported(tunesmith, f"{TOLD} {flags}")
+    assert job["training"].get("data") == data
+
+
+@pytest.mark.parametrize(
+    ("flags", "quantization"),
+    [
+        ("--mode chat --load_in_4bit", {"bits": 4, "double_quant": False}),
+        ("--mode chat --load_in_4bit --use_nested_quant", {"bits": 4, "double_quant": True}),
+        ("--mode chat --load_in_8bit", {"bits": 8}),
+        ("--adapter qlora --load_in_4bit", {"bits": 4}),
+    ],
+)
+def test_vigogne_2_1_quantizes_once(
+    tunesmith: Tunesmith, flags: str, quantization: dict[str, Any]
+) -> None:
+    job, _ = imported(tunesmith, f"{TOLD} {flags}")
+    assert job["training"]["model"]["quantization"] == quantization
+
+
+@pytest.mark.parametrize(
+    ("flags", "length"),
+    [
+        ("--pack_into_block --block_size 512", 512),
+        ("--pack_into_block", 1024),
+        ("--pack_into_block --model_max_length 4096", 4096),
+        ("--block_size 512", None),
+        ("--block_size 512 --pack_into_block no", None),
+        ("--block_size 512 --model_max_length 256", 256),
+    ],
+)
+def test_vigogne_has_blocks_where_it_packs(
+    tunesmith: Tunesmith, flags: str, length: int | None
+) -> None:
+    job, err = imported(tunesmith, f"{TOLD} --adapter lora {flags}")
+    assert job["training"]["data"].get("max_length") == length
+    assert ("--block_size" in noted(err)) is (length in {None, 256})
+
+
+def test_a_switch_may_say_yes_or_no(tunesmith: Tunesmith) -> None:
+    flags = "--load_best_model_at_end yes --pack_into_block no --torch_compile No --bf16 Yes"
+    job, err = imported(tunesmith, f"{TOLD} --adapter none {flags}")
+    assert job["training"]["checkpoints"]["load_best_model_at_end"] is True
+    assert job["training"]["data"]["packing"] is False
+    assert job["training"]["model"]["dtype"] == "bfloat16"
+    assert noted(err) == set()
+
+
+@pytest.mark.parametrize(
+    "launcher", ["torchrun --nproc_per_node=2", "accelerate launch --num_processes 2"]
+)
+def test_a_module_behind_a_launcher(tunesmith: Tunesmith, launcher: str) -> None:
+    told = "--model_name_or_path m --train_file a.jsonl --adapter none"
+    text = f"{launcher} -m vigogne.cli.train_sft {told}"
+    job, err = imported(tunesmith, text)
+    assert job["training"]["parallelism"]["num_processes"] == 2
+    assert noted(err) == set()
+
+
+def test_what_only_a_shell_knows_ends_no_command(tunesmith: Tunesmith) -> None:
+    text = (
+        "torchrun --nproc_per_node $(nvidia-smi -L | wc -l) train_sft.py --model_name_or_path m "
+        "--train_file a.jsonl --adapter none --seed ${SEED:-3;4} --lora_r `a; b` --save_steps 7"
+    )
+    job, err = imported(tunesmith, text)
+    assert job["training"]["checkpoints"]["save_steps"] == 7
+    assert noted(err) == {"--nproc_per_node", "--seed", "--lora_r"}
