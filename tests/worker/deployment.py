@@ -244,6 +244,12 @@ class Deployment:
                 return pid
         raise AssertionError(f"no {part} among {self.processes()}")
 
+    def pause(self, pids: list[int]) -> None:
+        """SIGSTOP, and wait for it: until one thread hears of the signal, the others go on."""
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        self.wait_until(lambda: all(thread_states(pid) == {"T"} for pid in pids), 10)
+
     def check_nothing_is_left(self) -> None:
         """No process of a run, and no run directory once the worker has cleared up."""
         assert self.processes() == []
@@ -257,3 +263,9 @@ class Deployment:
         self.wait_until(lambda: not self.processes(), 10)
         self.bell.close()
         self.database.close()
+
+
+def thread_states(pid: int) -> set[str]:
+    """A letter per state; it stands behind the name in brackets, which may hold anything."""
+    files = Path(f"/proc/{pid}/task").glob("*/stat")
+    return {file.read_text().rpartition(")")[2].split()[0] for file in files}
