@@ -244,7 +244,7 @@ class Deployment:
                 return pid
         raise AssertionError(f"no {part} among {self.processes()}")
 
-    def pause(self, pids: list[int]) -> None:
+    def freeze(self, pids: list[int]) -> None:
         """SIGSTOP, and wait for it: until one thread hears of the signal, the others go on."""
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)

@@ -212,7 +212,7 @@ def test_a_paused_worker_that_wakes_after_its_lease_writes_nothing(
     old = fake.workers[0]
     paused = [old.pid, *fake.processes()]
     with fake.database.writing():  # so that it does not stand still in a write of its own
-        fake.pause(paused)
+        fake.freeze(paused)
     first_name = worker_name(fake.settings)
     other = Deployment.beside(fake, tmp_path / "other")
     other.start_worker()
