@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Header, Request, Response
+from pydantic import Field
 from sqlalchemy.orm import Session
 
 from api.auth import Caller
@@ -18,14 +19,19 @@ from jobs.identity import Identity
 from jobs.models import Job
 from jobs.service import creations
 from jobs.service.creations import Post
+from training.section import InWords
 
 _REPLAYED = "idempotent-replayed"
 _COUNT = re.compile(r"[0-9]{1,9}")
 
 IdempotencyKey = Annotated[
-    str | None,
+    Annotated[
+        str,
+        Field(pattern=r"^[!-~]{1,255}$"),
+        InWords("1 to 255 ASCII characters without spaces"),
+    ]
+    | None,
     Header(
-        pattern=r"^[!-~]{1,255}$",
         description="Any text of yours: for 24 hours, posts of the project with the same key are "
         "one post. The same key with another body is refused.",
     ),

@@ -20,9 +20,13 @@ from training.data_config import Weight
 from training.export_config import ExportConfig
 from training.integration_config import MlflowConfig, WandbConfig
 from training.parallelism_config import MAX_PROCESSES
-from training.section import PLAIN, Section, Text
+from training.section import PLAIN, InWords, Section, Text
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,95}$")]
+Name = Annotated[
+    str,
+    Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,95}$"),
+    InWords("1 to 96 letters, digits, ., _, / and -, the first a letter or a digit"),
+]
 """A name in the catalogue; a `:` would break the names of tuned models."""
 
 
@@ -42,7 +46,11 @@ class TrainingFile(Section):
 class Resources(Section):
     """What the job runs on. `gpus` null: one for each process, and one process takes a CPU, too."""
 
-    pool: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")] = "default"
+    pool: Annotated[
+        str,
+        Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$"),
+        InWords("1 to 63 small letters, digits and -, the first no -"),
+    ] = "default"
     gpus: Annotated[int, Field(ge=0, le=MAX_PROCESSES)] | None = None
 
 
@@ -115,7 +123,14 @@ class JobRequest(Section):
     training_file: Text | None = None
     training_files: Annotated[list[TrainingFile], Field(min_length=1, max_length=16)] | None = None
     validation_file: Text | None = None
-    suffix: Annotated[str, Field(pattern=r"^[A-Za-z0-9._ -]{1,64}$")] | None = None
+    suffix: (
+        Annotated[
+            str,
+            Field(pattern=r"^[A-Za-z0-9._ -]{1,64}$"),
+            InWords("1 to 64 letters, digits, spaces, ., _ and -"),
+        ]
+        | None
+    ) = None
     seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     metadata: (
         Annotated[
@@ -205,9 +220,9 @@ class ModelRequest(Section):
 
     name: Name
     source: Text = Field(description="An absolute path of a folder on the workers, or a hub id.")
-    revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None = Field(
-        None, description="The commit a hub id is pinned to; none for a folder."
-    )
+    revision: (
+        Annotated[str, Field(pattern=r"^[0-9a-f]{40}$"), InWords("a commit, 40 hex digits")] | None
+    ) = Field(None, description="The commit a hub id is pinned to; none for a folder.")
 
     @model_validator(mode="after")
     def _a_hub_id_is_pinned(self) -> Self:
@@ -248,6 +263,6 @@ class CompletionRequest(Section):
     part_ids: Annotated[list[Text], Field(min_length=1)] = Field(
         description="The parts in the order of their bytes in the file."
     )
-    md5: Annotated[str, Field(pattern=r"^[0-9a-fA-F]{32}$")] | None = Field(
-        None, description="Of the whole file, in hexadecimal digits."
-    )
+    md5: (
+        Annotated[str, Field(pattern=r"^[0-9a-fA-F]{32}$"), InWords("32 hexadecimal digits")] | None
+    ) = Field(None, description="Of the whole file, in hexadecimal digits.")

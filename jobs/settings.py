@@ -86,7 +86,9 @@ class Settings(BaseSettings):
     )
 
     worker_pool: str = "default"
-    worker_gpus: int | None = Field(None, description="GPUs to offer; None: all that are seen.")
+    worker_gpus: int | None = Field(
+        None, ge=0, description="GPUs to offer at most, the first of those seen; None: all."
+    )
     warm_start: bool = Field(
         default=True,
         description="Have a process with its libraries loaded stand by for each idle slot.",

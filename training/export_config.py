@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from training.section import Conflict, Section
+from training.section import Conflict, InWords, Section
 
 Content = Literal["adapter", "merged", "gguf"]
 ExportKind = Literal["adapter", "merged", "gguf", "hub"]
@@ -41,17 +41,24 @@ class ExportConfig(Section):
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
         "auto", description="merged: of the weights; auto: the base model's own."
     )
-    max_shard_size: Annotated[str, Field(pattern=r"^[1-9][0-9]{0,5}(MB|GB)$")] = Field(
-        "5GB", description="merged: the most that one safetensors file holds."
-    )
+    max_shard_size: Annotated[
+        str,
+        Field(pattern=r"^[1-9][0-9]{0,5}(MB|GB)$"),
+        InWords('a whole number of MB or GB, such as "500MB"'),
+    ] = Field("5GB", description="merged: the most that one safetensors file holds.")
     outtype: OutType = Field("f16", description="gguf: of the weights, in llama.cpp's words.")
-    repo_id: Annotated[str, Field(pattern=rf"^{_NAME}/{_NAME}$")] | None = Field(
-        None, description="hub: the repository, made if it is not there."
-    )
+    repo_id: (
+        Annotated[
+            str, Field(pattern=rf"^{_NAME}/{_NAME}$"), InWords('a hub repository, "owner/name"')
+        ]
+        | None
+    ) = Field(None, description="hub: the repository, made if it is not there.")
     private: bool = Field(default=True, description="hub: of a repository that is made.")
-    revision: Annotated[str, Field(pattern=rf"^{_NAME}$")] = Field(
-        "main", description="hub: the branch."
-    )
+    revision: Annotated[
+        str,
+        Field(pattern=rf"^{_NAME}$"),
+        InWords("a branch's name of letters, digits, ., _ and -"),
+    ] = Field("main", description="hub: the branch.")
 
     def _conflicts(self) -> Iterator[Conflict]:
         others = ExportConfig.model_fields.keys() - {"kind", *self.options()}

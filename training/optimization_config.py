@@ -17,13 +17,18 @@ from pydantic import (
 from training.misfit import Misfit
 from training.optimizers import OPTIMIZERS, Optimizer
 from training.schedules import SCHEDULES, Schedule
-from training.section import Conflict, Section, Text
+from training.section import Conflict, InWords, Section, Text
 
 LORA_LEARNING_RATE = 2e-4
 FULL_LEARNING_RATE = 2e-5
 DEFAULT_WARMUP = 0.03
 
 Argument = bool | int | float | Text
+_Layer = Annotated[
+    str,
+    Field(pattern=r"^[A-Za-z0-9_.]+$"),
+    InWords("a layer's name, of letters, digits, _ and ."),
+]
 _USABLE = sorted(name for name, each in OPTIMIZERS.items() if each.refused is None)
 
 
@@ -113,9 +118,7 @@ class OptimizationConfig(Section):
         default={}, description="What the optimizer takes beside the keys below, e.g. momentum."
     )
     optim_target_modules: (
-        Literal["all-linear"]
-        | Annotated[list[Annotated[Text, Field(pattern=r"^[A-Za-z0-9_.]+$")]], Field(min_length=1)]
-        | None
+        Literal["all-linear"] | Annotated[list[_Layer], Field(min_length=1)] | None
     ) = Field(None, description="Linear layers that GaLore and APOLLO project.")
     adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
     adam_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999

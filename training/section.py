@@ -12,7 +12,11 @@ from pydantic import (
     model_validator,
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
-from pydantic_core.core_schema import CoreSchema, no_info_after_validator_function
+from pydantic_core.core_schema import (
+    CoreSchema,
+    custom_error_schema,
+    no_info_after_validator_function,
+)
 
 
 def _plain_text(value: str) -> str:
@@ -72,6 +76,26 @@ class _Plain:
 
 PLAIN = _Plain()
 Text = Annotated[str, PLAIN]
+
+
+class InWords:
+    """Annotates what a pattern is asked of: a refusal tells these words, not the pattern.
+
+    Args:
+        words: What the value should be, e.g. "a branch's name".
+    """
+
+    def __init__(self, words: str) -> None:
+        self._words = words
+
+    def __get_pydantic_core_schema__(
+        self, source: object, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        return custom_error_schema(
+            handler(source),
+            custom_error_type="spelling",
+            custom_error_message=f"Input should be {self._words}",
+        )
 
 
 class Section(BaseModel):

@@ -15,11 +15,10 @@ _log = logging.getLogger(__name__)
 
 def devices_to_offer(settings: Settings) -> tuple[str, ...]:
     """What CUDA_VISIBLE_DEVICES calls each GPU that this worker offers."""
-    if settings.worker_gpus is not None:
-        return tuple(str(index) for index in range(settings.worker_gpus))
+    limit = settings.worker_gpus
     if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
-        return tuple(name for name in visible.split(",") if name and name != "-1")
-    return tuple(str(index) for index in range(_count()))
+        return tuple(name for name in visible.split(",") if name and name != "-1")[:limit]
+    return tuple(str(index) for index in range(_count() if limit is None else limit))
 
 
 def _count() -> int:

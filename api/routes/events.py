@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Header, Query
 from fastapi.responses import StreamingResponse
+from pydantic import Field
 
 from api.auth import Caller
 from api.documentation import bytes_reply, problems, stream_reply
@@ -15,6 +16,7 @@ from api.schemas.events import EventReply
 from api.services import Provided, Services
 from jobs.identity import Identity
 from jobs.service import events, jobs
+from training.section import InWords
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["Fine-tuning"], route_class=ApiRoute)
 
@@ -68,9 +70,11 @@ def stream_events(
     services: Provided,
     caller: Caller,
     last_event_id: Annotated[
-        str | None,
+        Annotated[
+            str, Field(pattern=rf"^\d{{1,{_MAX_SEQ_DIGITS}}}$"), InWords("the number of an event")
+        ]
+        | None,
         Header(
-            pattern=rf"^\d{{1,{_MAX_SEQ_DIGITS}}}$",
             description="The last number that was seen: what follows it is sent.",
         ),
     ] = None,

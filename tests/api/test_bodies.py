@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from tests.api.deployment import Client, refused
+from training.section import Section
 
 _JOB = {"model": "tiny", "training_file": "file-1"}
 _DEEP = b'{"model": ' + b"[" * 500 + b"]" * 500 + b"}"
@@ -133,8 +134,8 @@ _WRONG: list[tuple[dict[str, Any], str, str, str]] = [
     ({"seed": "seven"}, "seed", '"seven"', "integer"),
     ({"seed": -1}, "seed", "-1", "greater than or equal to 0"),
     ({"seed": 1.5}, "seed", "1.5", "integer"),
-    ({"suffix": "x" * 65}, "suffix", "x", "pattern"),
-    ({"suffix": "a/b"}, "suffix", "a/b", "pattern"),
+    ({"suffix": "x" * 65}, "suffix", "x", "1 to 64 letters"),
+    ({"suffix": "a/b"}, "suffix", "a/b", "1 to 64 letters"),
     ({"metadata": "team"}, "metadata", "team", "object"),
     ({"metadata": {"k": 5}}, "metadata.k", "5", "string"),
     ({"metadata": {"k": "v" * 513}}, "metadata.k", "v", "at most 512 characters, but"),
@@ -144,7 +145,7 @@ _WRONG: list[tuple[dict[str, Any], str, str, str]] = [
     ({"hyperparameters": {"n_epochs": 0}}, "hyperparameters.n_epochs", "0", "auto"),
     ({"hyperparameters": {"n_epochs": "many"}}, "hyperparameters.n_epochs", "many", "auto"),
     ({"resources": {"gpus": 2}}, "resources.gpus", "2", "1"),
-    ({"resources": {"pool": "A B"}}, "resources.pool", "A B", "pattern"),
+    ({"resources": {"pool": "A B"}}, "resources.pool", "A B", "small letters"),
     ({"priority": 101}, "priority", "101", "100"),
     ({"training": {"adapter": {"r": "many"}}}, "training.adapter.r", '"many"', "integer"),
     ({"training": {"model": {"add_tokens": [""]}}}, _TOKEN, '""', "at least 1 character, but"),
@@ -155,7 +156,7 @@ _WRONG: list[tuple[dict[str, Any], str, str, str]] = [
     ({"integrations": [{"type": "mlflow"}]}, "integrations.0.mlflow", "mlflow", "required"),
     ({"integrations": ["mlflow"]}, "integrations.0", "mlflow", "wandb, mlflow"),
     ({"integrations": [_WANDB | {"mlflow": {}}]}, "integrations.0.mlflow", "unknown", "wandb"),
-    ({"integrations": [_mlflow(tags={"mlflow.user": "me"})]}, _TAG, "mlflow.user", "pattern"),
+    ({"integrations": [_mlflow(tags={"mlflow.user": "me"})]}, _TAG, "mlflow.user", "named by"),
     ({"integrations": [_mlflow(tracking_uri="http://a")]}, _URI, "tracking_uri", "experiment"),
 ]
 
@@ -285,3 +286,20 @@ def test_an_integration_is_kept_and_shown(admin: Client) -> None:
     ]
     assert admin.job(job["id"])["integrations"] == job["integrations"]
     assert admin.submit(integrations=[])["integrations"] is None
+
+
+def test_no_refusal_shows_a_pattern() -> None:
+    """Whoever wrote `5 GB` for `5GB` is told in words what is wanted (`InWords`)."""
+    schemas = [each.__pydantic_core_schema__ for each in Section.__subclasses__()]
+    assert len(schemas) > 20
+    assert [pattern for schema in schemas for pattern in _untold(schema)] == []
+
+
+def _untold(schema: object) -> list[str]:
+    """The patterns of a schema of pydantic's that no words stand for."""
+    if isinstance(schema, list | tuple):
+        return [pattern for each in schema for pattern in _untold(each)]
+    if not isinstance(schema, dict) or schema.get("type") == "custom-error":
+        return []
+    own = [schema["pattern"]] if schema.get("type") == "str" and "pattern" in schema else []
+    return own + [pattern for each in schema.values() for pattern in _untold(each)]

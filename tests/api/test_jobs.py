@@ -137,10 +137,10 @@ def test_a_new_model_waits_to_be_read(deployment: Deployment, admin: Client) -> 
 @pytest.mark.parametrize(
     ("body", "param", "words"),
     [
-        ({"name": "a:b", "source": "/m"}, "name", "pattern"),
+        ({"name": "a:b", "source": "/m"}, "name", "1 to 96 letters"),
         ({"name": "a", "source": "org/name"}, None, "revision"),
         ({"name": "a", "source": "/m", "revision": "0" * 40}, None, "folder"),
-        ({"name": "a", "source": "org/name", "revision": "main"}, "revision", "pattern"),
+        ({"name": "a", "source": "org/name", "revision": "main"}, "revision", "a commit"),
     ],
 )
 def test_models_that_are_refused(

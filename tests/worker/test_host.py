@@ -18,7 +18,13 @@ def test_visible_devices_are_offered(
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert devices_to_offer(Settings()) == devices
+    assert devices_to_offer(Settings(worker_gpus=1)) == devices[:1]
+
+
+def test_as_many_devices_as_it_was_told_are_offered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert devices_to_offer(Settings(worker_gpus=3)) == ("0", "1", "2")
+    assert devices_to_offer(Settings(worker_gpus=0)) == ()
 
 
 def test_training_counts_devices_in_the_order_of_the_worker(
