@@ -211,7 +211,8 @@ def test_a_paused_worker_that_wakes_after_its_lease_writes_nothing(
     job_id = start(fake)
     old = fake.workers[0]
     paused = [old.pid, *fake.processes()]
-    with fake.database.writing():  # so that it does not stand still in a write of its own
+    with fake.database.writing() as session:
+        session.connection()  # so that it does not stand still in a write of its own
         fake.freeze(paused)
     first_name = worker_name(fake.settings)
     other = Deployment.beside(fake, tmp_path / "other")

@@ -95,7 +95,7 @@ def test_a_stop_outlives_the_worker(fake: Deployment) -> None:
 def test_a_pause_outlives_the_worker(fake: Deployment) -> None:
     fake.set_mode("stubborn")
     job_id = fake.submit(max_steps=10_000)
-    fake.wait_for_step(job_id, 6)
+    fake.wait_until(lambda: fake.checkpoints(job_id), 30)
     fake.pause(job_id)
     os.kill(fake.workers[0].pid, signal.SIGKILL)
     fake.set_mode("normal")
