@@ -164,7 +164,7 @@ class Sampling:
             top_p=None,
             top_k=None,
             max_new_tokens=min(max_new_tokens, context - num_before),
-            eos_token_id=sorted(self._encoder.stop_ids),
+            eos_token_id=sorted(self._encoder.ends),
             pad_token_id=self._tokenizer.pad_token_id,
             use_cache=True,
         )

@@ -13,6 +13,7 @@ _ROOM = """\
 if len(tokenizer) > base.get_input_embeddings().num_embeddings:
     base.resize_token_embeddings(len(tokenizer))
 """
+_SETTINGS = "base.generation_config = GenerationConfig.from_pretrained(FOLDER)\n"
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Card:
         config: Resolved.
         data_in_words: What the training data was, in a sentence or two.
         metrics: The last value of every metric.
+        has_settings: Whether the adapter has settings of generation beside it; see `usage`.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Card:
     data_in_words: str
     metrics: Numbers
     has_encoder: bool = False
+    has_settings: bool = False
 
     def in_markdown(self) -> str:
         return f"{self._header()}\n{self._body()}"
@@ -76,7 +79,11 @@ class Card:
         return "\n".join(["| metric | last value |", "|---|---|", *rows])
 
     def _usage(self) -> str:
-        return usage(self.config, is_adapter=self._is_adapter, has_encoder=self.has_encoder)
+        if self._is_adapter:
+            return adapter_usage(
+                self.config, has_encoder=self.has_encoder, has_settings=self.has_settings
+            )
+        return model_usage(has_encoder=self.has_encoder)
 
     def _configuration(self) -> str:
         return shown(self.config)
@@ -96,20 +103,33 @@ def loader_of(*, has_encoder: bool) -> str:
     return "AutoModelForSeq2SeqLM" if has_encoder else "AutoModelForCausalLM"
 
 
-def usage(config: TrainingConfig, *, is_adapter: bool, has_encoder: bool) -> str:
-    """How what a folder holds is loaded, in Python."""
+def model_usage(*, has_encoder: bool) -> str:
+    """How a folder with a whole model is loaded, in Python."""
     loader = loader_of(has_encoder=has_encoder)
-    if not is_adapter:
-        return (
-            f"from transformers import {loader}, AutoTokenizer\n\n"
-            "tokenizer = AutoTokenizer.from_pretrained(FOLDER)\n"
-            f"model = {loader}.from_pretrained(FOLDER)"
-        )
     return (
-        "from peft import PeftModel\n"
         f"from transformers import {loader}, AutoTokenizer\n\n"
         "tokenizer = AutoTokenizer.from_pretrained(FOLDER)\n"
+        f"model = {loader}.from_pretrained(FOLDER)"
+    )
+
+
+def adapter_usage(config: TrainingConfig, *, has_encoder: bool, has_settings: bool) -> str:
+    """How a folder with an adapter is loaded, in Python.
+
+    Args:
+        config: Of the run.
+        has_encoder: Whether the base has one.
+        has_settings: Whether the folder says where a generation stops, because the base's own
+            settings do not stop where the adapter was taught to.
+    """
+    loader = loader_of(has_encoder=has_encoder)
+    names = f"{loader}, AutoTokenizer{', GenerationConfig' if has_settings else ''}"
+    return (
+        "from peft import PeftModel\n"
+        f"from transformers import {names}\n\n"
+        "tokenizer = AutoTokenizer.from_pretrained(FOLDER)\n"
         f"base = {loader}.from_pretrained(BASE_MODEL_FOLDER)\n"
+        f"{_SETTINGS if has_settings else ''}"
         f"{_ROOM if config.model.adds_tokens else ''}"
         "model = PeftModel.from_pretrained(base, FOLDER)"
     )

@@ -4,8 +4,9 @@ import hashlib
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from jinja2 import TemplateError
@@ -16,7 +17,7 @@ from training.data_counts import HIDDEN_TURN, LEFT_OUT, REFUSED, SEVERAL_TURNS, 
 from training.documents import Document
 from training.layouts import Layout, as_conversation
 from training.rendered import HiddenTurnError, LeftOutError, Rendered, Span
-from training.rows import Conversation, Instruction, PromptCompletion, Row, Text
+from training.rows import Conversation, Instruction, Message, PromptCompletion, Row, Text
 from training.templates import ChatRenderer, TrainOn
 from training.tokenization import Ids, Tokens, WholeTokens, tokens_of
 
@@ -35,6 +36,7 @@ T = TypeVar("T")
 
 _TOKENIZER_FILES = frozenset({".jinja", ".json", ".model", ".tiktoken", ".txt"})
 _CUTS = 4
+_TALK = Conversation(0, (Message("user", "?"), Message("assistant", "Certainly42")))
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,14 @@ class Refusal:
 
     reason: str
     detail: str
+
+
+class _Turn(NamedTuple):
+    """Tokens `start` to `end` of a conversation: an assistant's turn, with what ends it."""
+
+    start: int
+    end: int
+    takes_loss: bool
 
 
 def _document(input_ids: list[int], is_target: NDArray[np.bool_]) -> Document:
@@ -54,7 +64,7 @@ class Encoder:
     """Turns rows of any format into documents for one tokenizer and one layout.
 
     Attributes:
-        stop_ids: Tokens that end what the model says: of its settings, and of the template.
+        stop_ids: Tokens at which the model stops by its settings, and its tokenizer's own.
     """
 
     def __init__(
@@ -78,6 +88,20 @@ class Encoder:
         self._blank: dict[int, bool] = {}
         self._closing: dict[str, list[int]] = {}
         self.stop_ids = {*stop_ids, tokenizer.eos_token_id}
+
+    @cached_property
+    def ends(self) -> frozenset[int]:
+        """`stop_ids`, and the token with which the template has the model end an answer."""
+        return frozenset({*self.stop_ids, *self._taught_end()})
+
+    def _taught_end(self) -> set[int]:
+        if self._renderer is None:
+            return set()
+        outcome = _or_refusal(lambda: self._turns(_TALK))
+        if isinstance(outcome, Refusal):
+            return set()
+        ids, turns = outcome
+        return {int(ids[turns[-1].end - 1])} & self._added
 
     def encode(self, row: Row) -> Document:
         """The document of a row.
@@ -195,6 +219,15 @@ class Encoder:
         return [bos, *ids] if self._layout.adds_bos and ids[:1] != [bos] else ids
 
     def _chat(self, row: Conversation) -> Document:
+        ids, turns = self._turns(row)
+        is_target = (np.ones if self._train_on == "everything" else np.zeros)(len(ids), np.bool_)
+        for turn in turns:
+            is_target[turn.start : turn.end] = turn.takes_loss
+        is_target[:1] = False
+        return Document(ids, is_target)
+
+    def _turns(self, row: Conversation) -> tuple[Ids, list[_Turn]]:
+        """A conversation as tokens, and where in them the assistant speaks."""
         assert self._renderer is not None, "conversations need a template"
         rendered = self._renderer.render(row, self._train_on)
         # The template wrote every special token itself.
@@ -203,11 +236,10 @@ class Encoder:
         )
         if places[-1][1] == len(ids) and not self._ends_itself(rendered, ids):
             ids = np.append(ids, self._begins_next_turn(row))
-        is_target = (np.ones if self._train_on == "everything" else np.zeros)(len(ids), np.bool_)
-        for span, (first, last) in zip(rendered.spans, places, strict=True):
-            is_target[first : self._end(rendered, span, ids, first, last)] = span.takes_loss
-        is_target[:1] = False
-        return Document(ids, is_target)
+        return ids, [
+            _Turn(first, self._end(rendered, span, ids, first, last), span.takes_loss)
+            for span, (first, last) in zip(rendered.spans, places, strict=True)
+        ]
 
     def _ends_itself(self, rendered: Rendered, ids: Ids) -> bool:
         """Whether the last turn, up to the end of all, holds what ends it."""

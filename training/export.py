@@ -7,7 +7,8 @@ from pathlib import Path
 from peft import PeftModel
 from safetensors import safe_open
 from safetensors.torch import load_file
-from transformers import PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedTokenizerBase
+from transformers.utils import GENERATION_CONFIG_NAME
 
 from training.adapters import Trainable
 from training.card import Card
@@ -27,11 +28,13 @@ class Exported:
     Attributes:
         template: The chat template the data was rendered with; None if none was used.
         stop_ids: Tokens that end what the model says.
+        settings: Of generation, beside an adapter whose base does not stop at all of them.
     """
 
     tokenizer: PreTrainedTokenizerBase
     template: str | None
     stop_ids: frozenset[int]
+    settings: GenerationConfig | None
     card: Card
 
 
@@ -56,10 +59,17 @@ def export(model: Trainable, target: Path, exported: Exported, crew: Crew) -> No
             exported.tokenizer.chat_template = exported.template
         exported.tokenizer.save_pretrained(folder)
         if shapes:
+            write_settings(folder, exported.settings)
             check_adapter(folder, shapes)
         else:
             check_model(folder)
         (folder / "README.md").write_text(exported.card.in_markdown(), encoding="utf-8")
+
+
+def write_settings(folder: Path, settings: GenerationConfig | None) -> None:
+    """Beside an adapter, for those who use it: where what it says ends."""
+    if settings is not None:
+        settings.to_json_file(folder / GENERATION_CONFIG_NAME)
 
 
 def _write_model(model: Trainable, folder: Path, exported: Exported, *, keeps: bool) -> None:

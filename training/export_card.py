@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from training.card import front_matter, shown, usage
+from training.card import adapter_usage, front_matter, model_usage, shown
 from training.export_spec import ExportSpec
 
 _LIBRARIES = {"adapter": "peft", "merged": "transformers", "gguf": "gguf"}
@@ -10,11 +10,17 @@ _LIBRARIES = {"adapter": "peft", "merged": "transformers", "gguf": "gguf"}
 
 @dataclass(frozen=True)
 class ExportCard:
-    """The card of what `spec` asks for; `filename` is that of a GGUF file."""
+    """The card of what `spec` asks for.
+
+    Attributes:
+        filename: Of a GGUF file.
+        has_settings: Whether an adapter has settings of generation beside it.
+    """
 
     spec: ExportSpec
     has_encoder: bool
     filename: str | None = None
+    has_settings: bool = False
 
     def in_markdown(self) -> str:
         made = self.spec.export.made
@@ -48,5 +54,11 @@ class ExportCard:
         made = self.spec.export.made
         if made == "gguf":
             return f"```sh\nllama-cli -m {self.filename} -cnv\n```"
-        code = usage(self.spec.training, is_adapter=made == "adapter", has_encoder=self.has_encoder)
-        return f"```python\n{code}\n```"
+        return f"```python\n{self._code()}\n```"
+
+    def _code(self) -> str:
+        if self.spec.export.made == "adapter":
+            return adapter_usage(
+                self.spec.training, has_encoder=self.has_encoder, has_settings=self.has_settings
+            )
+        return model_usage(has_encoder=self.has_encoder)

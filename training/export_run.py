@@ -7,27 +7,27 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import jinja2
 from peft import PeftConfig, TaskType
 from safetensors import safe_open
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils import GENERATION_CONFIG_NAME
 
 from training.checkpoint import ADAPTER_FILE
-from training.export import check_adapter
+from training.export import check_adapter, write_settings
 from training.export_card import ExportCard
 from training.export_config import Content
 from training.export_spec import ExportSpec
 from training.failures import RunError
 from training.gguf_export import PRECISIONS, check_and_tell, check_architecture, write_gguf
-from training.layouts import choose_layout
+from training.layouts import Layout, choose_layout
 from training.merging import Merger
-from training.model import load_config, load_vocabulary, stop_ids
+from training.model import load_config, load_vocabulary, stop_ids, taught_to_stop
 from training.reporting import Reporter
 from training.run_directory import RunDirectory, complete_folder, remove_folder
+from training.seq2seq_encoding import encoder_type
 
-_ADAPTER_FILES = (ADAPTER_FILE, "adapter_config.json", "README.md")
+_ADAPTER_FILES = (ADAPTER_FILE, "adapter_config.json", GENERATION_CONFIG_NAME, "README.md")
 """Of a checkpoint there is more: the state of training, which is for nobody else."""
-_REPLY = "Certainly42"
 
 
 @dataclass(frozen=True)
@@ -52,14 +52,16 @@ class _Making:
 
     def write_card(self, *, has_encoder: bool, filename: str | None = None) -> None:
         """Of a model whose sides are known: the base is not there for every adapter."""
-        card = ExportCard(self.spec, has_encoder, filename)
+        has_settings = (self.folder / GENERATION_CONFIG_NAME).is_file()
+        card = ExportCard(self.spec, has_encoder, filename, has_settings)
         (self.folder / "README.md").write_text(card.in_markdown(), encoding="utf-8")
 
     def stop_ids(self) -> frozenset[int]:
         """Tokens that end what the model says: of its settings, its tokenizer and its template."""
         own = stop_ids(self.base, load_config(self.base))
-        ends = {*own, self.tokenizer.eos_token_id, *_turn_end(self.tokenizer)}
-        return frozenset(ends)
+        encoder = encoder_type(has_encoder=_has_encoder(self.base))
+        layout = Layout(self.tokenizer.chat_template)
+        return encoder(self.tokenizer, layout, train_on="assistant", stop_ids=own).ends
 
 
 def export(directory: RunDirectory, spec: ExportSpec, reporter: Reporter) -> None:
@@ -92,6 +94,9 @@ def _make_adapter(making: _Making) -> None:
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     check_adapter(making.folder, shapes)
     making.tokenizer.save_pretrained(making.folder)
+    if making.spec.step is not None:
+        settings = taught_to_stop(making.base, load_config(making.base), making.stop_ids())
+        write_settings(making.folder, settings)
     if not (making.folder / "README.md").is_file():
         task = PeftConfig.from_pretrained(str(source)).task_type
         making.write_card(has_encoder=task == TaskType.SEQ_2_SEQ_LM)
@@ -163,16 +168,3 @@ def _tokenizer_beside(adapter: Path) -> PreTrainedTokenizerBase:
             remedy="Export it again from a result that is whole.",
         ) from error
     return tokenizer
-
-
-def _turn_end(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The token with which the template closes an assistant's turn, if it is one of its own."""
-    if not tokenizer.chat_template:
-        return []
-    turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _REPLY}]
-    try:
-        text = str(tokenizer.apply_chat_template(turns, tokenize=False))
-    except jinja2.TemplateError:
-        return []
-    tail: list[int] = tokenizer(text.rpartition(_REPLY)[2], add_special_tokens=False)["input_ids"]
-    return [token for token in tail[:1] if token in tokenizer.get_added_vocab().values()]

@@ -5,6 +5,7 @@ No network, no code from the folder, no pickled weights.
 
 import logging
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -21,6 +22,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers.models.auto.auto_factory import _get_model_class
+from transformers.utils import GENERATION_CONFIG_NAME
 from transformers.utils.import_utils import is_flash_attn_2_available
 
 from training.added_tokens import Vocabulary, extended
@@ -227,9 +229,27 @@ def _slow_on_cpu() -> str:
 
 def stop_ids(folder: Path, config: PreTrainedConfig) -> set[int]:
     """Tokens at which the model's own settings end a generation."""
-    settings: Any = config
-    if (folder / "generation_config.json").is_file():
-        settings = GenerationConfig.from_pretrained(folder, local_files_only=True)
+    return _stop_ids(_generation_config(folder, config))
+
+
+def taught_to_stop(
+    folder: Path, config: PreTrainedConfig, ends: Collection[int]
+) -> GenerationConfig | None:
+    """The model's own settings, with the tokens that end what it says now; None: as they are."""
+    settings = _generation_config(folder, config)
+    if _stop_ids(settings).issuperset(ends):
+        return None
+    settings.eos_token_id = sorted(ends)
+    return settings
+
+
+def _generation_config(folder: Path, config: PreTrainedConfig) -> GenerationConfig:
+    if (folder / GENERATION_CONFIG_NAME).is_file():
+        return GenerationConfig.from_pretrained(folder, local_files_only=True)
+    return GenerationConfig.from_model_config(config)
+
+
+def _stop_ids(settings: GenerationConfig) -> set[int]:
     ids = settings.eos_token_id
     return set(ids) if isinstance(ids, list) else {ids} - {None}
 

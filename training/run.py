@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from peft import PeftModel
-from transformers import PreTrainedTokenizerBase, set_seed
+from transformers import GenerationConfig, PreTrainedTokenizerBase, set_seed
 
 from training.adapters import ADAPTERS, Origin, Trainable, trainable_parameters
 from training.added_tokens import Vocabulary
@@ -33,6 +33,7 @@ from training.model import (
     load_vocabulary,
     slow_precision,
     stop_ids,
+    taught_to_stop,
 )
 from training.packing import Blocks, pack
 from training.prepared import Shelf
@@ -40,7 +41,7 @@ from training.reading import DataReader
 from training.reporting import Reporter
 from training.run_directory import RunDirectory
 from training.run_spec import RunSpec, StartSource
-from training.seq2seq_encoding import Seq2SeqEncoder
+from training.seq2seq_encoding import encoder_type
 from training.state_files import rest
 from training.stopping import StopSignal
 from training.strategies import check_strategy, in_parts_from_the_start
@@ -52,13 +53,18 @@ _ALONE = Crew()
 
 @dataclass(frozen=True)
 class Prepared:
-    """A run whose data is tokens and whose configuration has nothing left to choose."""
+    """A run whose data is tokens and whose configuration has nothing left to choose.
+
+    Attributes:
+        settings: Of generation, where the model's own do not stop at all that ends an answer.
+    """
 
     spec: RunSpec
     config: TrainingConfig
     vocabulary: Vocabulary
     layout: Layout
     encoder: Encoder
+    settings: GenerationConfig | None
     plan: DataPlan
 
     @property
@@ -127,7 +133,7 @@ def _prepare(directory: RunDirectory, spec: RunSpec, reporter: Reporter) -> Prep
         )
     formats = {source.format for source in (*spec.training_files, *spec.validation_files)}
     layout = choose_layout(tokenizer, data, formats, has_encoder=has_encoder)
-    encoder = (Seq2SeqEncoder if has_encoder else Encoder)(
+    encoder = encoder_type(has_encoder=has_encoder)(
         tokenizer,
         layout,
         train_on=data.train_on,
@@ -144,7 +150,10 @@ def _prepare(directory: RunDirectory, spec: RunSpec, reporter: Reporter) -> Prep
     for misfit in held_out_misfits(spec.training, has_rows=bool(plan.valid)):
         raise unfit(misfit)
     config = resolved(spec.training, num_rows=plan.num_train_rows, context_length=positions)
-    return Prepared(spec, config, vocabulary, layout, encoder, plan)
+    settings = taught_to_stop(folder, model_config, encoder.ends)
+    prepared = Prepared(spec, config, vocabulary, layout, encoder, settings, plan)
+    _tell_ends(prepared, reporter)
+    return prepared
 
 
 def _shelf(directory: RunDirectory, spec: RunSpec) -> Shelf:
@@ -163,6 +172,17 @@ def _tell_data(plan: DataPlan, reporter: Reporter) -> None:
         files_found_prepared=plan.num_found,
         seconds=plan.seconds,
     )
+
+
+def _tell_ends(prepared: Prepared, reporter: Reporter) -> None:
+    """A server that knows the base's settings only would let the model run on."""
+    if prepared.settings is not None:
+        ends = prepared.tokenizer.convert_ids_to_tokens(prepared.settings.eos_token_id)
+        reporter.tell(
+            f"An answer ends with {' or '.join(ends)}, where the base's own settings do not stop "
+            "at all of them; generation_config.json of the result does.",
+            ends=ends,
+        )
 
 
 def _trainable_model(prepared: Prepared, checkpoint: Path | None, reporter: Reporter) -> Trainable:
@@ -283,9 +303,11 @@ def _export(model: Trainable, tuner: FineTuner, prepared: Prepared) -> None:
         num_steps=last_step if best_step is None else best_step,
         data_in_words=prepared.plan.in_words(),
         metrics=ledger.metrics if best_step is None else ledger.best_metrics,
-        has_encoder=isinstance(prepared.encoder, Seq2SeqEncoder),
+        has_encoder=bool(model.config.is_encoder_decoder),
+        has_settings=prepared.settings is not None,
     )
-    stop_ids = frozenset(prepared.encoder.stop_ids)
-    exported = Exported(prepared.tokenizer, prepared.layout.template, stop_ids, card)
+    exported = Exported(
+        prepared.tokenizer, prepared.layout.template, prepared.encoder.ends, prepared.settings, card
+    )
     rest(tuner)
     export(model, tuner.context.directory.result, exported, tuner.context.crew)

@@ -27,6 +27,9 @@ class Seq2SeqEncoder(Encoder):
     def prompt_ids(self, question: str) -> list[int]:
         return super().prompt_ids(question) if self._renderer else self._ended(question)
 
+    def _taught_end(self) -> set[int]:
+        return set()  # an answer ends with the end of sequence, whatever the template writes
+
     def _chat(self, row: Conversation) -> Document:
         assert self._renderer is not None, "conversations need a template"
         asked, answer, takes_loss = _one_turn(row)
@@ -54,6 +57,11 @@ class Seq2SeqEncoder(Encoder):
         eos = self._tokenizer.eos_token_id
         ids = self._ids(text)
         return ids if ids[-1:] == [eos] else [*ids, eos]
+
+
+def encoder_type(*, has_encoder: bool) -> type[Encoder]:
+    """What makes documents for a model."""
+    return Seq2SeqEncoder if has_encoder else Encoder
 
 
 def _one_turn(row: Conversation) -> tuple[tuple[Message, ...], str, bool]:

@@ -1,6 +1,5 @@
 """Exports by their run directory: of a result and of a checkpoint, into every form."""
 
-import json
 import shutil
 import subprocess
 import sys
@@ -167,26 +166,6 @@ def test_a_model_trained_whole(
     )
     assert torch.equal(answers(done.result, model), answers(done.result, trained))
     assert "all its weights trained" in (done.result / "README.md").read_text()
-
-
-def test_it_stops_where_training_has_taught_it_to(
-    trained: RunDirectory, tiny_model: Path, tmp_path: Path
-) -> None:
-    """The base ends a text with one token, the template a turn with another one."""
-    base = tmp_path / "base"
-    base.mkdir()
-    for path in tiny_model.iterdir():
-        (base / path.name).write_bytes(path.read_bytes())
-    tokenizer = AutoTokenizer.from_pretrained(base)
-    tokenizer.eos_token = "<|endoftext|>"
-    tokenizer.save_pretrained(base)
-    for name in ("config.json", "generation_config.json"):
-        settings = json.loads((base / name).read_text())
-        (base / name).write_text(json.dumps(settings | {"eos_token_id": 0}))
-    done = make(tmp_path / "export", "merged", base, trained.checkpoint(2), step=2)
-    assert finished(done).outcome == "succeeded"
-    settings = json.loads((done.result / "generation_config.json").read_text())
-    assert settings["eos_token_id"] == [0, 2]
 
 
 def test_what_cannot_be_is_told_and_leaves_nothing(

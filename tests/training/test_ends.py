@@ -1,0 +1,152 @@
+"""What a model is taught to end an answer with ends it wherever the model is used.
+
+The base here ends a text with one token and knows of no other; its template ends a turn with
+another one.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoTokenizer, GenerationMixin, PreTrainedTokenizerBase
+
+from tests.tiny_model import CHATML
+from tests.training.runs import events, prepare, train
+from training.config import TrainingConfig
+from training.encoding import Encoder
+from training.events import EventWriter, Message
+from training.export_config import ExportConfig
+from training.export_process import finish_export
+from training.export_spec import ExportSpec
+from training.layouts import Layout, alpaca_template
+from training.reporting import Reporter
+from training.run_directory import RunDirectory
+
+TEXT_END, TURN_END = 0, 2
+SETTINGS: dict[str, Any] = {
+    "optimization": {"max_steps": 2, "learning_rate": 0.01},
+    "checkpoints": {"save_steps": 2, "keep": 2},
+}
+MARKED = CHATML.replace(
+    "{{ message['content'] }}<|im_end|>\n",
+    "{% if message['role'] == 'assistant' %}{% generation %}{{ message['content'] }}<|im_end|>\n"
+    "{% endgeneration %}{% else %}{{ message['content'] }}<|im_end|>\n{% endif %}",
+)
+BLANKS = CHATML.replace(
+    "{{ message['content'] }}<|im_end|>", "{{ message['content'] }}\n<|im_end|>"
+)
+REFUSING = "{{ raise_exception('not today') }}"
+
+
+@pytest.fixture(scope="module")
+def base(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("unaware") / "model"
+    shutil.copytree(tiny_model, folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.eos_token = "<|endoftext|>"
+    tokenizer.save_pretrained(folder)
+    for name in ("config.json", "generation_config.json"):
+        settings = json.loads((folder / name).read_text())
+        (folder / name).write_text(json.dumps(settings | {"eos_token_id": TEXT_END}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tokenizer(base: Path) -> PreTrainedTokenizerBase:
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(base)
+    return tokenizer
+
+
+@pytest.fixture(scope="module")
+def trained(base: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+    directory = prepare(tmp_path_factory.mktemp("run"), base, SETTINGS)
+    assert train(directory).outcome == "succeeded"
+    return directory
+
+
+def stops(folder: Path) -> list[int]:
+    ids: list[int] = json.loads((folder / "generation_config.json").read_text())["eos_token_id"]
+    return ids
+
+
+@pytest.mark.parametrize(
+    ("template", "ends"),
+    [
+        pytest.param(CHATML, {TEXT_END, TURN_END}, id="behind the content"),
+        pytest.param(BLANKS, {TEXT_END, TURN_END}, id="behind a blank"),
+        pytest.param(MARKED, {TEXT_END, TURN_END}, id="in a mark, with a blank"),
+        pytest.param(alpaca_template(), {TEXT_END}, id="the end of sequence"),
+        pytest.param(REFUSING, {TEXT_END}, id="no conversation"),
+        pytest.param(None, {TEXT_END}, id="no template"),
+    ],
+)
+@pytest.mark.parametrize("train_on", ["assistant", "everything"])
+def test_what_a_template_ends_an_answer_with(
+    tokenizer: PreTrainedTokenizerBase, template: str | None, ends: set[int], train_on: Any
+) -> None:
+    encoder = Encoder(tokenizer, Layout(template), train_on=train_on, stop_ids=())
+    assert encoder.ends == ends
+
+
+def test_an_adapter_says_where_it_stops(trained: RunDirectory) -> None:
+    assert stops(trained.result) == [TEXT_END, TURN_END]
+    assert "GenerationConfig.from_pretrained(FOLDER)" in (trained.result / "README.md").read_text()
+    told = [event.data for event in events(trained) if isinstance(event, Message)]
+    assert {"ends": ["<|endoftext|>", "<|im_end|>"]} in told
+
+
+def test_an_adapter_of_a_base_that_knows_has_no_settings(tiny_model: Path, tmp_path: Path) -> None:
+    directory = prepare(tmp_path, tiny_model, SETTINGS)
+    assert train(directory).outcome == "succeeded"
+    assert not (directory.result / "generation_config.json").exists()
+    assert "GenerationConfig" not in (directory.result / "README.md").read_text()
+
+
+def test_a_model_trained_whole_stops(base: Path, tmp_path: Path) -> None:
+    directory = prepare(tmp_path, base, SETTINGS | {"adapter": {"type": "none"}})
+    assert train(directory).outcome == "succeeded"
+    assert stops(directory.result) == [TEXT_END, TURN_END]
+
+
+def test_samples_stop(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    generate, asked = GenerationMixin.generate, []
+
+    def recorded(model: GenerationMixin, *inputs: Any, **options: Any) -> Any:
+        asked.append(options["eos_token_id"])
+        return generate(model, *inputs, **options)  # type: ignore[misc]
+
+    monkeypatch.setattr(GenerationMixin, "generate", recorded)
+    evaluation = {"eval_steps": 2, "sample_prompts": ["Red?"], "sample_max_new_tokens": 2}
+    settings = SETTINGS | {"evaluation": evaluation, "data": {"eval_split": 0.1}}
+    assert train(prepare(tmp_path, base, settings)).outcome == "succeeded"
+    assert asked
+    assert all(ids == [TEXT_END, TURN_END] for ids in asked)
+
+
+@pytest.mark.parametrize("kind", ["adapter", "merged"])
+@pytest.mark.parametrize("of", ["result", "checkpoint"])
+def test_exports_stop(
+    base: Path, trained: RunDirectory, tmp_path: Path, kind: str, of: str
+) -> None:
+    step = 2 if of == "checkpoint" else None
+    directory = RunDirectory(tmp_path)
+    directory.write_export(
+        ExportSpec(
+            export=ExportConfig.model_validate({"kind": kind}),
+            model_path=str(base),
+            adapter_path=str(trained.result if step is None else trained.checkpoint(step)),
+            base_model="tiny",
+            name="ft:tiny:acme::1",
+            training=TrainingConfig.model_validate(SETTINGS),
+            formats=["messages"],
+            step=step,
+        )
+    )
+    writer = EventWriter(directory.events_file)
+    finish_export(directory, Reporter(writer))
+    writer.close()
+    assert stops(directory.result) == [TEXT_END, TURN_END]
+    card = (directory.result / "README.md").read_text()
+    assert ("GenerationConfig" in card) == (kind == "adapter")
