@@ -71,6 +71,8 @@ class ExactRenderer:
         for place, turn in zip(places, found, strict=True):
             _require_said(turns[place], place, text[turn.start : turn.end])
         self._require_given(turns, tools, text)
+        if any(_has_given(turns, text[start:end]) for start, end in marks):
+            self._require_own_marks(turns, tools)
         header = self._header(turns, tools)
         begins = tuple(turn.start for turn in found)
         contents = self._contents(turns, tools, text, places, begins, header)
@@ -127,6 +129,18 @@ class ExactRenderer:
             if self._is_same_with(turns, tools, text, place, {"content": NOBODYS_WORDS}):
                 raise LeftOutError(f"the chat template leaves out messages of the role {role}")
 
+    def _require_own_marks(self, turns: Turns, tools: list[dict[str, Any]] | None) -> None:
+        """An answer may repeat a question; then other questions leave the mark without them."""
+        others = [
+            {**turn, "content": NOBODYS_WORDS} if turn["role"] in _GIVEN else turn for turn in turns
+        ]
+        try:
+            text, marks = self._template.render(others, tools)
+        except TemplateError:
+            return
+        if any(NOBODYS_WORDS in text[start:end] for start, end in marks):
+            raise HiddenTurnError("the template marks what others say as the assistant's")
+
     def _require_each_call(
         self, turns: Turns, tools: list[dict[str, Any]] | None, text: str, place: int
     ) -> None:
@@ -175,6 +189,12 @@ class ExactRenderer:
         if start == -1 or number >= len(marks):
             raise HiddenTurnError(f"assistant turn {place + 1} is changed by the template")
         return max(0, start - marks[number][0])
+
+
+def _has_given(turns: Turns, marked: str) -> bool:
+    """Whether what is marked as the assistant's has words that it was given, or the same ones."""
+    given = (turn["content"].strip() for turn in turns if turn["role"] in _GIVEN)
+    return any(words and words in marked for words in given)
 
 
 def _of_another(call: Mapping[str, Any]) -> dict[str, Any]:

@@ -36,6 +36,11 @@ LOOSE_MARKS = (
     "{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n\n</think>\n\n{% endif %}"
 )
+MARKED_QUESTIONS = (
+    "{% generation %}{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{{ message['content'] }}<|im_end|>\n{% endfor %}{% endgeneration %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
 WITH_BOS = "{{ bos_token }}" + CHATML
 TOOLS = (
     "{% if tools %}<|im_start|>tools\n{{ tools | tojson }}<|im_end|>\n{% endif %}"
@@ -149,6 +154,17 @@ def test_a_call_of_a_tool_takes_loss_and_its_answer_does_not(
         Message("assistant", "two"),
     )
     assert targets(tokenizer, document) == 'call add {"a": 1}<|im_end|>two<|im_end|>'
+
+
+def test_marks_around_a_question_are_refused(tokenizer: PreTrainedTokenizerBase) -> None:
+    with pytest.raises(HiddenTurnError, match="marks what others say"):
+        encode(tokenizer, MARKED_QUESTIONS, *ask("red"))
+
+
+def test_an_answer_may_repeat_the_question(tokenizer: PreTrainedTokenizerBase) -> None:
+    messages = (Message("user", "say red"), Message("assistant", "You said: say red"))
+    document = encode(tokenizer, LOOSE_MARKS, *messages)
+    assert targets(tokenizer, document) == "You said: say red<|im_end|>"
 
 
 def test_equal_texts_are_told_apart(tokenizer: PreTrainedTokenizerBase) -> None:
