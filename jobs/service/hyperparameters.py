@@ -18,7 +18,7 @@ _LARGEST_DEVICE_BATCH = 8
 
 
 def merged(request: JobRequest) -> TrainingConfig:
-    """The request's `training` with its hyperparameters worked in.
+    """The request's `training` with its hyperparameters worked in, not validated again.
 
     Raises:
         InvalidRequest: Two places set the same thing differently.
@@ -32,8 +32,8 @@ def merged(request: JobRequest) -> TrainingConfig:
     }
     if not update:
         return training
-    section = training.optimization.model_dump(exclude_unset=True) | update
-    return training.model_copy(update={"optimization": OptimizationConfig(**section)})
+    optimization = training.optimization.model_copy(update=update)
+    return training.model_copy(update={"optimization": optimization})
 
 
 def echoed(training: TrainingConfig) -> dict[str, int | float | str]:

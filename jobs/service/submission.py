@@ -3,11 +3,13 @@
 import secrets
 from typing import Any
 
+from pydantic import ValidationError
 from sqlalchemy import insert
 from sqlalchemy.orm import Session, make_transient_to_detached
 
 from jobs import metadata
 from jobs.database import now
+from jobs.errors import InvalidRequest
 from jobs.identity import Identity
 from jobs.models import Job, JobFile, new_id, table_of
 from jobs.names import tuned_name
@@ -16,10 +18,11 @@ from jobs.service.events import Draft, open_stream
 from jobs.service.hyperparameters import echoed, merged
 from jobs.service.inputs import check_format, inputs_of, is_waited_for, pin, resolve
 from jobs.service.placement import placed
-from jobs.service.starts import Origin, inherited, origin_of
+from jobs.service.starts import Origin, Start, inherited, origin_of
 from jobs.states import JobStatus
 from training.config import TrainingConfig
 from training.facts import ModelFacts
+from training.section import CONFLICT
 
 _FIRST_WORDS = {
     JobStatus.QUEUED: "The job is queued",
@@ -41,7 +44,7 @@ def submit(session: Session, identity: Identity, request: JobRequest) -> Job:
     facts = ModelFacts.model_validate(origin.base.facts)
     inputs = inputs_of(session, identity, request)
     check_format(request.training, inputs)
-    asked = inherited(merged(request), origin.start)
+    asked = _put_together(request, origin.start)
     training, status = resolve(asked, facts, inputs), JobStatus.QUEUED
     if is_waited_for(inputs):
         training, status = asked, JobStatus.VALIDATING_FILES
@@ -57,6 +60,24 @@ def submit(session: Session, identity: Identity, request: JobRequest) -> Job:
         ],
     )
     return job
+
+
+def _put_together(request: JobRequest, start: Start | None) -> TrainingConfig:
+    """The configuration of what is asked for in several places, and of what is gone on from.
+
+    Raises:
+        InvalidRequest: Each is good by itself, but they cannot work together.
+    """
+    training = inherited(merged(request), start)
+    try:
+        TrainingConfig.model_validate(training.model_dump(mode="json"))
+    except ValidationError as error:
+        first = error.errors()[0]
+        param = ".".join(("training", *map(str, first["loc"])))
+        words = first["msg"] if first["type"] == CONFLICT else f"{param}: {first['msg']}"
+        comes_from = "" if start is None else f" (with what comes from {start.name!r})"
+        raise InvalidRequest(words + comes_from, param=param) from None
+    return training
 
 
 def _new_job(

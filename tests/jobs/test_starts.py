@@ -154,6 +154,31 @@ def test_another_adapter_is_refused(world: World, key: str, value: Any, message:
     assert re.search(message, str(error))
 
 
+QUANTIZED = {"model": {"quantization": {"bits": 4}}}
+
+
+@pytest.mark.parametrize(
+    ("before", "asked", "param"),
+    [
+        ({"adapter": {"use_dora": True}}, {"model": {"quantization": {"bits": 8}}}, "use_dora"),
+        ({"adapter": {"init_lora_weights": "pissa"}}, QUANTIZED, "init_lora_weights"),
+        ({"adapter": {"init_lora_weights": "loftq"}, **QUANTIZED}, {}, "init_lora_weights"),
+        (
+            {"adapter": {"init_lora_weights": "mica"}},
+            {"adapter": {"loraplus_lr_ratio": 4}},
+            "loraplus_lr_ratio",
+        ),
+    ],
+)
+def test_what_does_not_fit_what_is_gone_on_from_is_refused(
+    world: World, before: dict[str, Any], asked: dict[str, Any], param: str
+) -> None:
+    name = tuned(world, training=before).fine_tuned_model
+    error = refused(world, name, asked)
+    assert str(error).endswith(f"(with what comes from {name!r})")
+    assert error.param == f"training.adapter.{param}"
+
+
 def test_an_adapter_of_another_kind_goes_on_as_what_it_is(world: World) -> None:
     keys = {"use_dora": True, "init_lora_weights": "pissa", "rank_pattern": {"q_proj": 2}}
     parent = tuned(world, training={"adapter": {"r": 4, "loraplus_lr_ratio": 8, **keys}})

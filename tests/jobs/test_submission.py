@@ -125,6 +125,21 @@ REFUSED = {
         "hyperparameters.batch_size",
         r"10 is not a multiple of .*gradient_accumulation_steps = 4",
     ),
+    "a rate that no run can have": (
+        {"hyperparameters": {"learning_rate_multiplier": 1e6}},
+        "training.optimization.learning_rate",
+        r"learning_rate: Input should be less than or equal to",
+    ),
+    "a rate below the least of its schedule": (
+        {
+            "hyperparameters": {"learning_rate_multiplier": 0.01},
+            "training": _optimization(
+                lr_scheduler_type="cosine_with_min_lr", lr_scheduler_kwargs={"min_lr": 1e-5}
+            ),
+        },
+        "training.optimization.lr_scheduler_kwargs.min_lr",
+        "not below the learning rate",
+    ),
     "both spellings of the hyperparameters": (
         {"method": _method(n_epochs=2), "hyperparameters": {"n_epochs": 3}},
         "hyperparameters.n_epochs",
