@@ -51,7 +51,7 @@ CANONICAL: Mapping[str, Any] = {
         "format": "instruct",
         "template": "vigogne_alpaca",
         "packing": True,
-        "max_length": 2048,
+        "block_size": 2048,
     },
     "model": {"dtype": "float16", "quantization": {"bits": 8}},
     "adapter": {

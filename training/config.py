@@ -14,7 +14,7 @@ from pydantic import model_validator
 
 from training.adapter_config import AdapterConfig
 from training.combinations import conflicts, sampling_conflicts
-from training.data_config import DEFAULT_MAX_LENGTH, DataConfig
+from training.data_config import DataConfig
 from training.evaluation_config import CheckpointsConfig, EvaluationConfig, ReportingConfig
 from training.model_config import ModelConfig
 from training.optimization_config import (
@@ -118,9 +118,7 @@ def resolved(config: TrainingConfig, *, num_rows: int, context_length: int) -> T
     return config.model_copy(
         update={
             "data": config.data.model_copy(
-                update={
-                    "max_length": config.data.max_length or min(DEFAULT_MAX_LENGTH, context_length)
-                }
+                update={"max_length": config.data.limit(context_length)}
             ),
             "optimization": optimization.model_copy(
                 update={

@@ -1,5 +1,6 @@
 """How rows become token sequences. Light."""
 
+import math
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
@@ -25,6 +26,7 @@ TemplateName = Literal[
 ]
 
 DEFAULT_MAX_LENGTH = 2048
+MAX_BLOCK_SIZE = 2**20
 
 
 class DataConfig(Section):
@@ -59,6 +61,16 @@ class DataConfig(Section):
     )
     train_on: Literal["assistant", "last_assistant", "everything"] = "assistant"
     packing: bool = Field(False, description="Several rows in one block, kept apart by attention.")
+    block_size: Annotated[int, Field(ge=8, le=MAX_BLOCK_SIZE)] | None = Field(
+        None, description="packing: tokens of a block; None: max_length."
+    )
+
+    def limit(self, context_length: int) -> int:
+        """Tokens of the longest row that is taken, for a model of that context."""
+        if self.max_length is not None:
+            return self.max_length
+        longest = self.block_size if self.packing else None
+        return min(longest or DEFAULT_MAX_LENGTH, context_length)
 
     def _conflicts(self) -> Iterator[Conflict]:
         if self.max_length is not None and self.min_length > self.max_length:
@@ -66,4 +78,10 @@ class DataConfig(Section):
                 "min_length",
                 f"min_length {self.min_length} is above max_length {self.max_length}, so that no "
                 "row would be left: lower min_length, or raise max_length",
+            )
+        if self.packing and (self.max_length or 0) > (self.block_size or math.inf):
+            yield Conflict(
+                "block_size",
+                f"rows of max_length {self.max_length} have no room in blocks of block_size "
+                f"{self.block_size}: lower max_length, or raise block_size",
             )

@@ -44,9 +44,9 @@ class Blocks(Sequence[Block]):
 
 
 def pack(
-    lengths: NDArray[np.int64], max_length: int, seed: int
+    lengths: NDArray[np.int64], block_size: int, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Best-fit decreasing over the whole set: few blocks of at most `max_length` tokens.
+    """Best-fit decreasing over the whole set: few blocks of at most `block_size` tokens.
 
     The longest documents come first, each into the fullest block that still holds it. The seed
     decides which of equally long documents comes first, and the order of the blocks; nothing else
@@ -55,24 +55,24 @@ def pack(
     Returns:
         `order` and `ends` of `Blocks`.
     """
-    assert lengths.max(initial=0) <= max_length, "a document is longer than a block"
+    assert lengths.max(initial=0) <= block_size, "a document is longer than a block"
     rng = np.random.default_rng(seed)
     shuffled = rng.permutation(len(lengths))
     by_length = shuffled[np.argsort(-lengths[shuffled], kind="stable")]
-    block_of = _best_fit(lengths[by_length].tolist(), max_length)
+    block_of = _best_fit(lengths[by_length].tolist(), block_size)
     num_blocks = int(block_of.max(initial=-1)) + 1
     rank = rng.permutation(num_blocks)[block_of]
     order = by_length[np.argsort(rank, kind="stable")]
     return order, np.cumsum(np.bincount(rank, minlength=num_blocks))
 
 
-def _best_fit(lengths: list[int], max_length: int) -> NDArray[np.int64]:
+def _best_fit(lengths: list[int], block_size: int) -> NDArray[np.int64]:
     """The block of every document, of lengths that only fall.
 
     Blocks wait under the space they have left; the bits of one integer tell which spaces there
     are, so that the smallest that is large enough is found in one step.
     """
-    with_space: list[list[int]] = [[] for _ in range(max_length + 1)]
+    with_space: list[list[int]] = [[] for _ in range(block_size + 1)]
     spaces = 0
     num_blocks = 0
     block_of = []
@@ -84,7 +84,7 @@ def _best_fit(lengths: list[int], max_length: int) -> NDArray[np.int64]:
             if not waiting:
                 spaces ^= 1 << space
         else:
-            space, block = max_length, num_blocks
+            space, block = block_size, num_blocks
             num_blocks += 1
         block_of.append(block)
         if left := space - length:

@@ -231,10 +231,11 @@ def _tuner(
     )
     training_data = TrainingData(plan.train, plan.valid, engine)
     if data.packing:
-        assert data.max_length is not None, "the configuration is not resolved"
-        order, ends = pack(plan.train.lengths, data.max_length, context.seed)
+        block_size = data.block_size or data.max_length
+        assert block_size is not None, "the configuration is not resolved"
+        order, ends = pack(plan.train.lengths, block_size, context.seed)
         blocks = Blocks(plan.train, order, ends)
-        share = plan.train.num_tokens / (len(blocks) * data.max_length)
+        share = plan.train.num_tokens / (len(blocks) * block_size)
         context.reporter.tell(
             f"{len(plan.train)} rows packed into {len(blocks)} blocks, {share:.1%} full.",
             blocks=len(blocks),

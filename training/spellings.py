@@ -149,7 +149,6 @@ _MODES = {"instruct": _INSTRUCT, "chat": _PROCESSORS["vigogne_chat_v2"]}
 SPELLINGS: Mapping[str, Mapping[str, Spelling]] = MappingProxyType(
     {
         "data": {
-            "block_size": _renamed("max_length"),
             "max_seq_length": _renamed("max_length"),
             "model_max_length": _renamed("max_length"),
             "pack_into_block": _renamed("packing"),

@@ -122,8 +122,8 @@ def draft_of(text: str) -> Draft:
     )
     _choose_method(draft, command)
     _set_defaults_of_version(draft, command)
-    if _packs(command):
-        draft.default(_MAX_LENGTH, _BLOCK)
+    if _packs(command) and draft.value(_MAX_LENGTH) is None:
+        draft.default(f"{_DATA}.block_size", _BLOCK)
     if _processes(draft) > 1:
         draft.default(STRATEGY, "ddp")
     for path, value in DEFAULTS.items():

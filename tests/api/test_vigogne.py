@@ -46,6 +46,7 @@ def test_the_command_is_a_job_that_waits_for_a_gpu(
     job = ok(post(file, flat, **WANDB))
     client, _ = file
     expected = TrainingConfig.model_validate(CANONICAL).model_dump(mode="json")
+    expected["data"]["max_length"] = 2048  # what has room in a block
     expected["parallelism"]["num_processes"] = 1  # what a job that names none has
     assert job["training"] == expected
     assert job["integrations"][0]["wandb"]["project"] == "vigogne"

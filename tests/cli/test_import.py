@@ -551,7 +551,7 @@ def test_mlflow_is_an_integration_at_the_workers_server(tunesmith: Tunesmith) ->
 def test_what_the_server_would_refuse_of_an_integration_is_left_out(tunesmith: Tunesmith) -> None:
     job, notes = imported(tunesmith, MLFLOW % ("x" * 129))
     assert job["integrations"][1]["mlflow"] == {"experiment": "runs"}
-    assert "mlflow_run_name: String should have at most 128 characters" in notes
+    assert "mlflow_run_name: should be a line of 1 to 128 characters" in notes
 
 
 @pytest.mark.parametrize(

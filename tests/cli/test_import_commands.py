@@ -116,22 +116,24 @@ def test_vigogne_2_1_quantizes_once(
 
 
 @pytest.mark.parametrize(
-    ("flags", "length"),
+    ("flags", "length", "block", "is_noted"),
     [
-        ("--pack_into_block --block_size 512", 512),
-        ("--pack_into_block", 1024),
-        ("--pack_into_block --model_max_length 4096", 4096),
-        ("--block_size 512", None),
-        ("--block_size 512 --pack_into_block no", None),
-        ("--block_size 512 --model_max_length 256", 256),
+        ("--pack_into_block --block_size 512", None, 512, False),
+        ("--pack_into_block", None, 1024, False),
+        ("--pack_into_block --model_max_length 4096", 4096, None, False),
+        ("--pack_into_block --block_size 512 --model_max_length 256", 256, 512, False),
+        ("--block_size 512", None, None, True),
+        ("--block_size 512 --pack_into_block no", None, None, True),
+        ("--block_size 512 --model_max_length 256", 256, None, True),
     ],
 )
 def test_vigogne_has_blocks_where_it_packs(
-    tunesmith: Tunesmith, flags: str, length: int | None
+    tunesmith: Tunesmith, flags: str, length: int | None, block: int | None, *, is_noted: bool
 ) -> None:
     job, err = imported(tunesmith, f"{TOLD} --adapter lora {flags}")
-    assert job["training"]["data"].get("max_length") == length
-    assert ("--block_size" in noted(err)) is (length in {None, 256})
+    data = job["training"]["data"]
+    assert (data.get("max_length"), data.get("block_size")) == (length, block)
+    assert ("--block_size" in noted(err)) is is_noted
 
 
 def test_a_switch_may_say_yes_or_no(tunesmith: Tunesmith) -> None:

@@ -30,8 +30,9 @@ OTHER_VALUES: dict[str, Any] = {
     "eval_split": 0.1,
     "train_on": "everything",
     "packing": True,
+    "block_size": 4096,
 }
-ONLY_CHOOSE = {"max_train_rows", "max_eval_rows", "eval_split", "packing"}
+ONLY_CHOOSE = {"max_train_rows", "max_eval_rows", "eval_split", "packing", "block_size"}
 TEMPLATE = "{% for message in messages %}{{ message['content'] }}<|im_end|>{% endfor %}"
 
 

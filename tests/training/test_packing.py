@@ -1,11 +1,17 @@
 """Documents in blocks: nothing lost, nothing over-full, nothing left to chance."""
 
 import time
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
+from tests.training.runs import ROWS, events, prepare, train
+from training.data_config import DataConfig
+from training.events import Message
 from training.packing import Blocks, pack
 
 Lengths = NDArray[np.int64]
@@ -81,3 +87,34 @@ def test_blocks_are_documents_by_their_numbers() -> None:
     assert blocks[:1] == [["c"]]
     with pytest.raises(IndexError):
         blocks[2]
+
+
+@pytest.mark.parametrize(
+    ("data", "limit"),
+    [
+        ({}, 2048),
+        ({"block_size": 64}, 2048),
+        ({"block_size": 64, "packing": True}, 64),
+        ({"block_size": 9000, "packing": True}, 4096),
+        ({"block_size": 64, "packing": True, "max_length": 32}, 32),
+        ({"block_size": 32, "max_length": 64}, 64),
+    ],
+)
+def test_what_bounds_a_row(data: dict[str, Any], limit: int) -> None:
+    assert DataConfig.model_validate(data).limit(context_length=4096) == limit
+
+
+def test_blocks_are_no_shorter_than_rows() -> None:
+    with pytest.raises(ValidationError, match="no room in blocks of block_size 32"):
+        DataConfig(packing=True, max_length=64, block_size=32)
+
+
+def test_blocks_are_as_long_as_asked(tiny_model: Path, tmp_path: Path) -> None:
+    """Rows of 20 tokens at most, in blocks of three times that."""
+    data = {"packing": True, "max_length": 40, "block_size": 120}
+    optimization = {"max_steps": 1, "per_device_train_batch_size": 1}
+    directory = prepare(tmp_path, tiny_model, {"data": data, "optimization": optimization})
+    assert train(directory).outcome == "succeeded"
+    (told,) = (e.data for e in events(directory) if isinstance(e, Message) and "blocks" in e.data)
+    assert len(ROWS) / told["blocks"] > 2
+    assert told["share_filled"] > 0.7

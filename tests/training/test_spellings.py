@@ -62,7 +62,11 @@ def test_a_configuration_that_is_canonical_stays_as_it_is() -> None:
         ({"lora_target_all_linear_layers": True}, "adapter", {"target_modules": "all-linear"}),
         ({"target_modules": "q_proj"}, "adapter", {"target_modules": ["q_proj"]}),
         ({"target_modules": "all-linear"}, "adapter", {"target_modules": "all-linear"}),
-        ({"block_size": 64, "model_max_length": 64}, "data", {"max_length": 64}),
+        (
+            {"block_size": 64, "model_max_length": 32},
+            "data",
+            {"block_size": 64, "max_length": 32},
+        ),
         ({"eval_split_ratio": 0.01}, "data", {"eval_split": 0.01}),
         ({"mode": "chat"}, "data", {"format": "messages", "template": "vigogne_chat_v2"}),
         (
@@ -97,7 +101,11 @@ def test_what_a_spelling_means(
             ("model", "load_in_4bit"),
             "training.model.quantization.bits",
         ),
-        ({"block_size": 64, "model_max_length": 32}, ("model_max_length",), "training.block_size"),
+        (
+            {"max_seq_length": 64, "model_max_length": 32},
+            ("model_max_length",),
+            "training.max_seq_length",
+        ),
         (
             {"lora_target_all_linear_layers": True, "target_modules": ["q_proj"]},
             ("target_modules",),
