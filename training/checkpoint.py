@@ -6,6 +6,7 @@ trainer_state.json  ledger.json  manifest.json
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,9 @@ from training.whole import gathered, is_in_parts, put_back, whole, whole_state
 
 ADAPTER_FILE = "adapter_model.safetensors"
 
+Shapes = Mapping[str, tuple[int, ...]]
+"""Of an adapter's tensors, by their names."""
+
 _SAME_KEYS = (
     *("r", "lora_alpha", "use_rslora", "use_dora", "rank_pattern", "alpha_pattern"),
     *("target_parameters", "layers_to_transform", "trainable_token_indices"),
@@ -30,7 +34,7 @@ _SAME_KEYS = (
 
 def write_weights(
     model: Trainable, folder: Path, *, keeps: bool = True, dtype: torch.dtype | None = None
-) -> None:
+) -> Shapes:
     """The trained weights: an adapter as PEFT lays it out, or a model as transformers does.
 
     Args:
@@ -38,18 +42,22 @@ def write_weights(
         folder: Is there.
         keeps: Whether this process is the one that writes.
         dtype: Of a whole model from here on; None: as it is.
+
+    Returns:
+        What an adapter's file has to hold; nothing for a whole model.
     """
     if isinstance(model, PeftModel):
         state = adapter_state(model)
         if keeps:
             save_file(state, folder / ADAPTER_FILE, metadata={"format": "pt"})
             saved_config(model).save_pretrained(str(folder))
-        return
+        return {name: tuple(tensor.shape) for name, tensor in state.items()}
     if dtype is not None:
         nn.Module.to(model, dtype)
     parts = whole_state(model, keeps=keeps) if is_in_parts(model) else None
     if keeps:
         model.save_pretrained(folder, state_dict=parts)
+    return {}
 
 
 def adapter_state(model: PeftModel) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import GENERATION_CONFIG_NAME
 
 from training.checkpoint import ADAPTER_FILE
-from training.export import check_adapter, write_settings
+from training.export import write_settings
 from training.export_card import ExportCard
 from training.export_config import Content
 from training.export_spec import ExportSpec
@@ -25,6 +25,7 @@ from training.model import load_config, load_vocabulary, stop_ids, taught_to_sto
 from training.reporting import Reporter
 from training.run_directory import RunDirectory, complete_folder, remove_folder
 from training.seq2seq_encoding import encoder_type
+from training.written import check_adapter, check_learned
 
 _ADAPTER_FILES = (ADAPTER_FILE, "adapter_config.json", GENERATION_CONFIG_NAME, "README.md")
 """Of a checkpoint there is more: the state of training, which is for nobody else."""
@@ -93,6 +94,7 @@ def _make_adapter(making: _Making) -> None:
     with safe_open(source / ADAPTER_FILE, framework="pt") as file:
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     check_adapter(making.folder, shapes)
+    check_learned(making.folder)
     making.tokenizer.save_pretrained(making.folder)
     if making.spec.step is not None:
         settings = taught_to_stop(making.base, load_config(making.base), making.stop_ids())

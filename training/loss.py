@@ -29,10 +29,13 @@ class TokenTotals:
     Attributes:
         loss_sum: [] nats, part of the graph; 0 (still part of it) for a batch without a target.
         num_correct: [] tokens that no other one is likelier than.
+        balance: [] how unevenly the experts were used, where the model's own settings ask for it
+            (`output_router_logits`), times the weight they give it; part of the graph.
     """
 
     loss_sum: Tensor
     num_correct: Tensor
+    balance: Tensor | None = None
 
 
 Head = Callable[[nn.Module, Batch], TokenTotals]
@@ -48,25 +51,25 @@ def streamed_totals(model: nn.Module, batch: Batch) -> TokenTotals:
     if head is None:
         raise UnusualHeadError
     with _hidden_states(head, batch["places"]) as caught:
-        model(**model_inputs(batch))
+        outputs = model(**model_inputs(batch))
     if len(caught) != 1:
         raise UnusualHeadError
-    return _summed(caught[0], batch["targets"], head)
+    return _totals(model, outputs, caught[0], batch["targets"], head)
 
 
 def selected_totals(model: nn.Module, batch: Batch) -> TokenTotals:
     """Through the model's own head, with all that it does to logits, on the targets only."""
     kept_BT = torch.zeros_like(batch["input_ids"], dtype=torch.bool)
     kept_BT.view(-1)[batch["places"]] = True
-    logits_NV = model(**model_inputs(batch), logits_to_keep=kept_BT).logits
-    return _summed(logits_NV, batch["targets"], None)
+    outputs = model(**model_inputs(batch), logits_to_keep=kept_BT)
+    return _totals(model, outputs, outputs.logits, batch["targets"])
 
 
 def whole_totals(model: nn.Module, batch: Batch) -> TokenTotals:
     """Through the model's own head on every token."""
-    logits_BTV = model(**model_inputs(batch)).logits
-    logits_NV = logits_BTV.flatten(0, 1).index_select(0, batch["places"])
-    return _summed(logits_NV, batch["targets"], None)
+    outputs = model(**model_inputs(batch))
+    logits_NV = outputs.logits.flatten(0, 1).index_select(0, batch["places"])
+    return _totals(model, outputs, logits_NV, batch["targets"])
 
 
 HEADS: Mapping[str, Head] = MappingProxyType(
@@ -116,11 +119,24 @@ def _hidden_states(head: nn.Module, places_N: Tensor) -> Iterator[list[Tensor]]:
         hook.remove()
 
 
-def _summed(rows_N: Tensor, targets_N: Tensor, head: nn.Module | None) -> TokenTotals:
+def _totals(
+    model: nn.Module,
+    outputs: Any,  # noqa: ANN401 - of a class of each architecture's own
+    rows_N: Tensor,
+    targets_N: Tensor,
+    head: nn.Module | None = None,
+) -> TokenTotals:
     """Sums of the cross-entropy of `head(rows)`; without a head, the rows are logits."""
     trained = [part for part in head.parameters() if part.requires_grad] if head else []
     loss_sum, num_correct = cast("Any", _StreamedLoss).apply(rows_N, targets_N, head, *trained)
-    return TokenTotals(loss_sum, num_correct)
+    return TokenTotals(loss_sum, num_correct, _balance(model, outputs))
+
+
+def _balance(model: nn.Module, outputs: Any) -> Tensor | None:  # noqa: ANN401
+    """The auxiliary loss of Switch Transformers (arXiv:2101.03961), which models make of it."""
+    found: Tensor | None = getattr(outputs, "aux_loss", None)
+    settings = causal_model(model).config.get_text_config()
+    return None if found is None else settings.router_aux_loss_coef * found
 
 
 class _StreamedLoss(torch.autograd.Function):

@@ -20,7 +20,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from training.added_tokens import Vocabulary, make_room
 from training.checkpoint import ADAPTER_FILE
-from training.export import check_model
 from training.failures import RunError, invalid_spec
 from training.model import load_config, load_plain_model
 from training.probing import (
@@ -31,6 +30,7 @@ from training.probing import (
     rounding_noise,
 )
 from training.reporting import Reporter
+from training.written import check_model
 
 _TOLERANCE = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 3e-2}
 """How far the merged model may answer from base and adapter, by the precision of its weights."""

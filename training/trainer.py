@@ -44,6 +44,7 @@ from training.sampling import SAMPLERS, EpochOrder
 from training.sharing import EpochLoader, IdleCollator, RankBatches, part
 from training.state_files import rest, save_state
 from training.strategies import strategy_arguments
+from training.written import check_adapter
 
 
 @dataclass(frozen=True)
@@ -218,8 +219,11 @@ class FineTuner(OptimizingTrainer):
             num_targets=len(inputs["targets"]),
             num_tokens=inputs["num_tokens"],
         )
+        loss_sum = totals.loss_sum
+        if totals.balance is not None:
+            loss_sum = loss_sum + totals.balance * len(inputs["targets"])
         # Gradients are averaged over the processes, where the loss wants their sum.
-        return totals.loss_sum * self.context.crew.size / num_items_in_batch
+        return loss_sum * self.context.crew.size / num_items_in_batch
 
     def train(self, *args: Any, **options: Any) -> TrainOutput:  # noqa: ANN401 - HF's signature
         self._trained.train()
@@ -347,9 +351,11 @@ class FineTuner(OptimizingTrainer):
         rest(self)
         whole = crew.complete_folder(target, step=step, attempt=context.attempt)
         with self.given_weights(), whole as folder:
-            write_weights(self._trained, folder, keeps=crew.is_first)
+            shapes = write_weights(self._trained, folder, keeps=crew.is_first)
             save_state(self, folder, crew)
             if crew.is_first:
+                if shapes:
+                    check_adapter(folder, shapes)
                 self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
                 self.ledger.write(folder)
         if crew.is_first:

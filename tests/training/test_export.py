@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,9 +13,9 @@ from transformers import AutoTokenizer
 
 from tests.training.adapting import make_mixtral, with_tokenizer
 from tests.training.runs import adapter, prepare, train
-from training.export import check_adapter, check_model
 from training.failures import RunError
 from training.run_directory import RunDirectory, verify
+from training.written import check_adapter, check_learned, check_model
 
 Tensors = dict[str, Tensor]
 
@@ -93,7 +94,6 @@ TAMPERED: dict[str, tuple[Callable[[Tensors], object], str]] = {
     "a tensor is empty": (replace_one(lambda _: torch.zeros(0)), "is empty"),
     "a shape is wrong": (replace_one(lambda each: each.T.contiguous()), "has the shape"),
     "a number is none": (replace_one(lambda each: each * float("nan")), "is not finite"),
-    "nothing was learnt": (zero_b, "Every lora_B is zero"),
     "compiled": (rename("_orig_mod.{}"), "prefix of a wrapper"),
     "sharded": (rename("base_model._fsdp_wrapped_module.{}"), "prefix of a wrapper"),
     "parallel": (rename("module.{}"), "prefix of a wrapper"),
@@ -110,8 +110,34 @@ def test_a_tampered_adapter_is_refused(done: RunDirectory, tmp_path: Path, case:
     save_file(tensors, tmp_path / "adapter_model.safetensors")
     with pytest.raises(RunError, match=reason) as caught:
         check_adapter(tmp_path, expected)
-    expected = "nothing_learned" if case == "nothing was learnt" else "broken_result"
-    assert caught.value.failure.code == expected
+    assert caught.value.failure.code == "broken_result"
+
+
+def test_an_adapter_that_changes_nothing_is_refused(done: RunDirectory, tmp_path: Path) -> None:
+    check_learned(done.result)
+    tensors = load_file(done.result / "adapter_model.safetensors")
+    zero_b(tensors)
+    save_file(tensors, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(RunError, match="Every lora_B is zero") as caught:
+        check_learned(tmp_path)
+    assert caught.value.failure.code == "nothing_learned"
+
+
+def test_a_broken_checkpoint_does_not_count(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be found out when the run has to go on from it, which is too late."""
+
+    def save_empty(state: Tensors, path: Path, **options: Any) -> None:
+        save_file({name: torch.zeros(0) for name in state}, path, **options)
+
+    monkeypatch.setattr("training.checkpoint.save_file", save_empty)
+    settings = {"optimization": {"max_steps": 4}, "checkpoints": {"save_steps": 2}}
+    directory = prepare(tmp_path, tiny_model, settings)
+    finished = train(directory)
+    assert finished.failure is not None
+    assert finished.failure.code == "broken_result"
+    assert not directory.checkpoint(2).exists()
 
 
 def test_a_broken_model_is_refused(tmp_path: Path) -> None:
