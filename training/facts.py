@@ -37,6 +37,8 @@ class ModelFacts(BaseModel):
     """Each `attn_implementation` that there is for it; empty in facts of before this was noted."""
     tie_word_embeddings: bool
     has_chat_template: bool
+    has_bos_token: bool | None = None
+    """None where the tokenizer's files do not say, and in facts of before this was noted."""
     is_encoder_decoder: bool = False
     bytes: int
     sha256: str
@@ -54,6 +56,7 @@ def misfits(config: TrainingConfig, facts: ModelFacts) -> Iterator[Misfit]:
             remedy=f"give {facts.context_length} or less",
         )
     yield from _no_such_attention(config, facts)
+    yield from _no_such_token(config, facts)
     yield from encoder_misfits(config.parallelism, has_encoder=facts.is_encoder_decoder)
     if facts.weights:
         subject = Subject(
@@ -80,6 +83,16 @@ def _no_such_attention(config: TrainingConfig, facts: ModelFacts) -> Iterator[Mi
             param="training.model.attn_implementation",
             message=f"{facts.architecture} has no {asked!r}, but {', '.join(facts.attentions)}",
             remedy='set it to "auto"',
+        )
+
+
+def _no_such_token(config: TrainingConfig, facts: ModelFacts) -> Iterator[Misfit]:
+    is_added = "bos_token" in config.model.add_special_tokens
+    if config.data.add_bos_token and facts.has_bos_token is False and not is_added:
+        yield Misfit(
+            param="training.data.add_bos_token",
+            message="the model's tokenizer has no token that begins a sequence",
+            remedy="set it to false or null, or add a bos_token in model.add_special_tokens",
         )
 
 

@@ -79,6 +79,7 @@ def inspect_model(folder: Path) -> ModelFacts:
         attentions=tuple(_attentions(model)),
         tie_word_embeddings=bool(text_config.tie_word_embeddings),
         has_chat_template=_has_chat_template(folder),
+        has_bos_token=_has_bos_token(folder),
         is_encoder_decoder=bool(config.is_encoder_decoder),
         bytes=sum(path.stat().st_size for path in _files(folder)),
         sha256=_identity(folder),
@@ -223,6 +224,15 @@ def context_length(config: Any) -> int:  # noqa: ANN401 - each architecture has 
     found = (getattr(config, key, None) for key in _CONTEXT_KEYS)
     limits = (value for value in found if isinstance(value, int) and value > 0)
     return next(limits, UNLIMITED_POSITIONS)
+
+
+def _has_bos_token(folder: Path) -> bool | None:
+    """As a file says; a tokenizer of which none says anything may have one by its kind."""
+    said = {
+        **_read_json(folder / "special_tokens_map.json"),
+        **_read_json(folder / "tokenizer_config.json"),
+    }
+    return said["bos_token"] is not None if "bos_token" in said else None
 
 
 def _has_chat_template(folder: Path) -> bool:

@@ -1,6 +1,8 @@
 """What an adapter is put on is foreseen from a model's facts, and refused where it cannot be."""
 
+import json
 import re
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -174,6 +176,35 @@ def test_an_attention_that_the_architecture_does_not_have(folders: Folders) -> N
     assert misfit.param == "training.model.attn_implementation"
     assert "MambaForCausalLM has no 'sdpa', but eager" in misfit.message
     assert not list(misfits(config_of(model={"attn_implementation": "eager"}), facts))
+
+
+@pytest.mark.parametrize(
+    ("said", "model", "is_refused"),
+    [
+        ({"bos_token": None}, {}, True),
+        ({"bos_token": None}, {"add_special_tokens": {"bos_token": "<s>"}}, False),
+        ({"bos_token": "<s>"}, {}, False),
+        ({}, {}, False),
+    ],
+)
+def test_a_token_that_the_tokenizer_does_not_have(
+    tiny_model: Path,
+    tmp_path: Path,
+    said: dict[str, Any],
+    model: dict[str, Any],
+    *,
+    is_refused: bool,
+) -> None:
+    """Where its files do not say, it may have one by its kind: that is found out by the run."""
+    folder = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings.pop("bos_token", None)
+    (folder / "tokenizer_config.json").write_text(json.dumps({**settings, **said}))
+    facts = inspect_model(folder)
+    asked = config_of(data={"template": "chatml", "add_bos_token": True}, model=model)
+    params = [misfit.param for misfit in misfits(asked, facts)]
+    assert params == (["training.data.add_bos_token"] if is_refused else [])
+    assert not list(misfits(config_of(data={"add_bos_token": False}), facts))
 
 
 def test_an_adapted_embedding_gets_no_rows_for_new_tokens(folders: Folders) -> None:
