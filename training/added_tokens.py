@@ -37,8 +37,14 @@ def extended(tokenizer: PreTrainedTokenizerBase, config: ModelConfig) -> Vocabul
     tokenizer.add_tokens([AddedToken(text, normalized=False) for text in config.add_tokens])
     special = dict[str, Any](config.add_special_tokens)
     tokenizer.add_special_tokens({name: _special(value) for name, value in special.items()})
-    roles = {f"{n}_id": getattr(tokenizer, f"{n}_id") for n in _KNOWN_TO_MODELS if n in special}
-    return Vocabulary(tokenizer, tuple(range(before, len(tokenizer))), roles)
+    new_ids = tuple(range(before, len(tokenizer)))
+    return Vocabulary(tokenizer, new_ids, roles_of(tokenizer, config))
+
+
+def roles_of(tokenizer: PreTrainedTokenizerBase, config: ModelConfig) -> dict[str, int]:
+    """`Vocabulary.roles` of a tokenizer that has the tokens of `config` already."""
+    names = (f"{n}_id" for n in _KNOWN_TO_MODELS if n in dict[str, Any](config.add_special_tokens))
+    return {name: getattr(tokenizer, name) for name in names}
 
 
 def make_room(model: PreTrainedModel, vocabulary: Vocabulary) -> None:
@@ -49,9 +55,8 @@ def make_room(model: PreTrainedModel, vocabulary: Vocabulary) -> None:
     rows = cast("Tensor", model.get_input_embeddings().weight)
     if len(vocabulary.tokenizer) > len(rows):
         model.resize_token_embeddings(len(vocabulary.tokenizer))
-    for settings in filter(None, (model.config.get_text_config(), model.generation_config)):
-        for name, token_id in vocabulary.roles.items():
-            setattr(settings, name, token_id)
+    for name, token_id in vocabulary.roles.items():
+        setattr(model.config.get_text_config(), name, token_id)
 
 
 def _special(value: object) -> AddedToken | list[AddedToken]:

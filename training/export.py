@@ -21,13 +21,11 @@ class Exported:
 
     Attributes:
         template: The chat template the data was rendered with; None if none was used.
-        stop_ids: Tokens that end what the model says.
-        settings: Of generation, beside an adapter whose base does not stop at all of them.
+        settings: Of generation, where those of the base will not do.
     """
 
     tokenizer: PreTrainedTokenizerBase
     template: str | None
-    stop_ids: frozenset[int]
     settings: GenerationConfig | None
     card: Card
 
@@ -47,11 +45,11 @@ def export(model: Trainable, target: Path, exported: Exported, crew: Crew) -> No
             shapes = _write_model(model, folder, exported, keeps=crew.is_first)
         if not crew.is_first:
             return
+        write_settings(folder, exported.settings)
         if exported.template is not None:
             exported.tokenizer.chat_template = exported.template
         exported.tokenizer.save_pretrained(folder)
         if shapes:
-            write_settings(folder, exported.settings)
             check_adapter(folder, shapes)
             check_learned(folder)
         else:
@@ -60,15 +58,13 @@ def export(model: Trainable, target: Path, exported: Exported, crew: Crew) -> No
 
 
 def write_settings(folder: Path, settings: GenerationConfig | None) -> None:
-    """Beside an adapter, for those who use it: where what it says ends."""
+    """In place of those that came with the model; beside an adapter, for those who use it."""
     if settings is not None:
         settings.to_json_file(folder / GENERATION_CONFIG_NAME)
 
 
 def _write_model(model: Trainable, folder: Path, exported: Exported, *, keeps: bool) -> Shapes:
-    """The model in the precision it was trained for, and stopping as it was taught to."""
-    if model.generation_config is not None:
-        model.generation_config.eos_token_id = sorted(exported.stop_ids)
+    """The model in the precision it was trained for."""
     model.config.use_cache = True
     dtype = computation_dtype(exported.card.config.model)
     return write_weights(model, folder, keeps=keeps, dtype=dtype)

@@ -9,9 +9,10 @@ from typing import Any
 
 from peft import PeftConfig, TaskType
 from safetensors import safe_open
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 from transformers.utils import GENERATION_CONFIG_NAME
 
+from training.added_tokens import roles_of
 from training.checkpoint import ADAPTER_FILE
 from training.export import write_settings
 from training.export_card import ExportCard
@@ -21,7 +22,7 @@ from training.failures import RunError
 from training.gguf_export import PRECISIONS, check_and_tell, check_architecture, write_gguf
 from training.layouts import Layout, choose_layout
 from training.merging import Merger
-from training.model import load_config, load_vocabulary, stop_ids, taught_to_stop
+from training.model import load_config, load_vocabulary, settings_after, stop_ids
 from training.reporting import Reporter
 from training.run_directory import RunDirectory, complete_folder, remove_folder
 from training.seq2seq_encoding import encoder_type
@@ -64,6 +65,11 @@ class _Making:
         layout = Layout(self.tokenizer.chat_template)
         return encoder(self.tokenizer, layout, train_on="assistant", stop_ids=own).ends
 
+    def settings(self) -> GenerationConfig | None:
+        """Of generation, where those of the base will not do."""
+        roles = roles_of(self.tokenizer, self.spec.training.model)
+        return settings_after(self.base, load_config(self.base), self.stop_ids(), roles)
+
 
 def export(directory: RunDirectory, spec: ExportSpec, reporter: Reporter) -> None:
     """Make what `spec` asks for, in `directory.result`.
@@ -97,8 +103,7 @@ def _make_adapter(making: _Making) -> None:
     check_learned(making.folder)
     making.tokenizer.save_pretrained(making.folder)
     if making.spec.step is not None:
-        settings = taught_to_stop(making.base, load_config(making.base), making.stop_ids())
-        write_settings(making.folder, settings)
+        write_settings(making.folder, making.settings())
     if not (making.folder / "README.md").is_file():
         task = PeftConfig.from_pretrained(str(source)).task_type
         making.write_card(has_encoder=task == TaskType.SEQ_2_SEQ_LM)
@@ -133,7 +138,7 @@ def _merger(making: _Making, dtype: Any) -> Merger:  # noqa: ANN401 - one of a f
         tokenizer=making.tokenizer,
         dtype=dtype,
         max_shard_size=spec.export.max_shard_size,
-        stop_ids=making.stop_ids(),
+        settings=making.settings(),
     )
 
 

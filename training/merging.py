@@ -16,10 +16,11 @@ from peft import PeftModel, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from training.added_tokens import Vocabulary, make_room
 from training.checkpoint import ADAPTER_FILE
+from training.export import write_settings
 from training.failures import RunError, invalid_spec
 from training.model import load_config, load_plain_model
 from training.probing import (
@@ -54,7 +55,7 @@ class Merger:
         base: The folder of the model under the adapter, or of one that was trained whole.
         adapter: None for the latter.
         dtype: Of the written weights; "auto": the base's own.
-        stop_ids: Tokens that end what the model says.
+        settings: Of generation, where those of the base will not do.
     """
 
     base: Path
@@ -62,7 +63,7 @@ class Merger:
     tokenizer: PreTrainedTokenizerBase
     dtype: Literal["auto", "bfloat16", "float16", "float32"]
     max_shard_size: str
-    stop_ids: frozenset[int]
+    settings: GenerationConfig | None
 
     def write(self, folder: Path, reporter: Reporter) -> None:
         """Fill `folder` with the merged model and its tokenizer.
@@ -101,9 +102,8 @@ class Merger:
 
     def _save(self, model: PreTrainedModel, folder: Path) -> None:
         model.config.use_cache = True
-        if model.generation_config is not None:
-            model.generation_config.eos_token_id = sorted(self.stop_ids)
         model.save_pretrained(folder, max_shard_size=self.max_shard_size)
+        write_settings(folder, self.settings)
         self.tokenizer.save_pretrained(folder)
 
 

@@ -5,7 +5,7 @@ No network, no code from the folder, no pickled weights.
 
 import logging
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -232,15 +232,34 @@ def stop_ids(folder: Path, config: PreTrainedConfig) -> set[int]:
     return _stop_ids(_generation_config(folder, config))
 
 
-def taught_to_stop(
-    folder: Path, config: PreTrainedConfig, ends: Collection[int]
+def settings_after(
+    folder: Path, config: PreTrainedConfig, ends: Collection[int], roles: Mapping[str, int]
 ) -> GenerationConfig | None:
-    """The model's own settings, with the tokens that end what it says now; None: as they are."""
+    """The model's own settings of generation, as they have to be after training.
+
+    They are not changed in memory: transformers refuses to save what was changed and is not sound
+    in all else, which the settings of well-known models are not.
+
+    Args:
+        folder: Of the model.
+        config: Its own.
+        ends: Tokens that end what it says now.
+        roles: As in `Vocabulary`.
+
+    Returns:
+        None where they need no change.
+    """
     settings = _generation_config(folder, config)
+    changes: dict[str, Any] = {
+        name: token for name, token in roles.items() if getattr(settings, name) != token
+    }
     if _stop_ids(settings).issuperset(ends):
-        return None
-    settings.eos_token_id = sorted(ends)
-    return settings
+        changes.pop("eos_token_id", None)
+    else:
+        changes["eos_token_id"] = sorted(ends)
+    for name, value in changes.items():
+        setattr(settings, name, value)
+    return settings if changes else None
 
 
 def _generation_config(folder: Path, config: PreTrainedConfig) -> GenerationConfig:

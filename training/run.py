@@ -1,5 +1,6 @@
 """The recipe of a run: from the run directory to the result in it, top to bottom."""
 
+from collections.abc import Collection
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,9 +32,9 @@ from training.model import (
     load_config,
     load_model,
     load_vocabulary,
+    settings_after,
     slow_precision,
     stop_ids,
-    taught_to_stop,
 )
 from training.packing import Blocks, pack
 from training.prepared import Shelf
@@ -56,7 +57,7 @@ class Prepared:
     """A run whose data is tokens and whose configuration has nothing left to choose.
 
     Attributes:
-        settings: Of generation, where the model's own do not stop at all that ends an answer.
+        settings: Of generation, where the model's own will not do any more.
     """
 
     spec: RunSpec
@@ -133,11 +134,12 @@ def _prepare(directory: RunDirectory, spec: RunSpec, reporter: Reporter) -> Prep
         )
     formats = {source.format for source in (*spec.training_files, *spec.validation_files)}
     layout = choose_layout(tokenizer, data, formats, has_encoder=has_encoder)
+    own_ends = stop_ids(folder, model_config)
     encoder = encoder_type(has_encoder=has_encoder)(
         tokenizer,
         layout,
         train_on=data.train_on,
-        stop_ids=stop_ids(folder, model_config),
+        stop_ids=own_ends,
     )
     plan = plan_data(
         DataReader(encoder, data, _shelf(directory, spec), reporter.beat),
@@ -150,10 +152,9 @@ def _prepare(directory: RunDirectory, spec: RunSpec, reporter: Reporter) -> Prep
     for misfit in held_out_misfits(spec.training, has_rows=bool(plan.valid)):
         raise unfit(misfit)
     config = resolved(spec.training, num_rows=plan.num_train_rows, context_length=positions)
-    settings = taught_to_stop(folder, model_config, encoder.ends)
-    prepared = Prepared(spec, config, vocabulary, layout, encoder, settings, plan)
-    _tell_ends(prepared, reporter)
-    return prepared
+    _tell_ends(encoder.ends - own_ends, tokenizer, reporter)
+    settings = settings_after(folder, model_config, encoder.ends, vocabulary.roles)
+    return Prepared(spec, config, vocabulary, layout, encoder, settings, plan)
 
 
 def _shelf(directory: RunDirectory, spec: RunSpec) -> Shelf:
@@ -174,13 +175,15 @@ def _tell_data(plan: DataPlan, reporter: Reporter) -> None:
     )
 
 
-def _tell_ends(prepared: Prepared, reporter: Reporter) -> None:
+def _tell_ends(
+    new: Collection[int], tokenizer: PreTrainedTokenizerBase, reporter: Reporter
+) -> None:
     """A server that knows the base's settings only would let the model run on."""
-    if prepared.settings is not None:
-        ends = prepared.tokenizer.convert_ids_to_tokens(prepared.settings.eos_token_id)
+    if new:
+        ends = tokenizer.convert_ids_to_tokens(sorted(new))
         reporter.tell(
-            f"An answer ends with {' or '.join(ends)}, where the base's own settings do not stop "
-            "at all of them; generation_config.json of the result does.",
+            f"An answer ends with {' or '.join(ends)}, at which the base does not stop by its own "
+            "settings; those in generation_config.json of the result do.",
             ends=ends,
         )
 
@@ -307,8 +310,6 @@ def _export(model: Trainable, tuner: FineTuner, prepared: Prepared) -> None:
         has_encoder=bool(model.config.is_encoder_decoder),
         has_settings=prepared.settings is not None,
     )
-    exported = Exported(
-        prepared.tokenizer, prepared.layout.template, prepared.encoder.ends, prepared.settings, card
-    )
+    exported = Exported(prepared.tokenizer, prepared.layout.template, prepared.settings, card)
     rest(tuner)
     export(model, tuner.context.directory.result, exported, tuner.context.crew)

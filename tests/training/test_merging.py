@@ -14,6 +14,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
+    GenerationConfig,
     PreTrainedModel,
 )
 
@@ -26,7 +27,7 @@ from training.merging import Merger
 from training.probing import distance, logits_of, probe_of
 from training.reporting import Reporter
 
-STOP = frozenset({2})
+SETTINGS = GenerationConfig(eos_token_id=[2])
 TIED_WARNINGS = "ignore:Model (has|with) `tie_word_embeddings:UserWarning"
 pytestmark = pytest.mark.filterwarnings(TIED_WARNINGS)
 
@@ -63,7 +64,7 @@ def make_adapter(base: Path, folder: Path, scale: float = 0.05, **lora: Any) -> 
 
 def merger(base: Path, adapter: Path | None, **options: Any) -> Merger:
     tokenizer = AutoTokenizer.from_pretrained(base)
-    values = {"dtype": "auto", "max_shard_size": "5GB", "stop_ids": STOP, **options}
+    values = {"dtype": "auto", "max_shard_size": "5GB", "settings": SETTINGS, **options}
     return Merger(base=base, adapter=adapter, tokenizer=tokenizer, **values)
 
 
