@@ -121,7 +121,7 @@ def _endless_is_null(key: str) -> Spelling:
 def _warmup_ratio(value: Value) -> Settings:
     """A share only: from 1 on, `warmup_steps` counts steps."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
-        raise ValueError("be a share of all steps, from 0 to below 1; warmup_steps is their number")
+        raise ValueError("be a share of all steps, below 1 (warmup_steps is their number)")
     return {"warmup_steps": value}
 
 

@@ -16,6 +16,43 @@ from training.spellings import SECTIONS, SPELLINGS, SpellingError, canonical
 
 BITS_8 = {"quantization": {"bits": 8}}
 XLA = {"xla_fsdp_v2": False, "xla_fsdp_grad_ckpt": False}
+TRANSFORMERS_4 = {
+    "adafactor": False,
+    "dispatch_batches": None,
+    "evaluation_strategy": "no",
+    "fp16_backend": "auto",
+    "fp16_opt_level": "O1",
+    "fsdp_config": {"min_num_params": 0, "xla": False, **XLA},
+    "fsdp_min_num_params": 0,
+    "fsdp_transformer_layer_cls_to_wrap": None,
+    "group_by_length": False,
+    "half_precision_backend": "auto",
+    "hub_token": "<HUB_TOKEN>",
+    "include_inputs_for_metrics": False,
+    "include_tokens_per_second": False,
+    "jit_mode_eval": False,
+    "mp_parameters": "",
+    "no_cuda": False,
+    "overwrite_output_dir": False,
+    "past_index": -1,
+    "per_gpu_eval_batch_size": None,
+    "per_gpu_train_batch_size": None,
+    "push_to_hub_model_id": None,
+    "push_to_hub_organization": None,
+    "push_to_hub_token": "<PUSH_TO_HUB_TOKEN>",
+    "ray_scope": "last",
+    "save_safetensors": True,
+    "sharded_ddp": "",
+    "split_batches": None,
+    "torchdynamo": None,
+    "tpu_metrics_debug": False,
+    "tpu_num_cores": None,
+    "use_ipex": False,
+    "use_legacy_prediction_loop": False,
+    "use_mps_device": False,
+    "xpu_backend": None,
+}
+"""With the values that they have by themselves."""
 BY_LENGTH = {"train_sampling_strategy": "group_by_length"}
 
 
@@ -116,7 +153,7 @@ def test_a_configuration_that_is_canonical_stays_as_it_is() -> None:
         ({"adapter": None, "load_in_8bit": True}, "model", BITS_8),
         ({"weight_decay": None, "deepspeed": None}, "optimization", {}),
         ({"dtype": None, "fp16": True}, "model", {"dtype": "float16"}),
-        ({"max_length": None, "block_size": 64}, "data", {"max_length": 64}),
+        ({"max_length": None, "max_seq_length": 64}, "data", {"max_length": 64}),
         ({"report_to": None}, "reporting", {}),
         ({"report_to": "none"}, "reporting", {"report_to": []}),
         ({"report_to": "tensorboard"}, "reporting", {"report_to": ["tensorboard"]}),
@@ -263,6 +300,19 @@ def test_a_default_of_a_dump_changes_nothing(
     assert refused(**{key: asking})["type"] == "refused_key"
 
 
+def test_a_dump_of_transformers_is_taken_but_for_what_stands_elsewhere() -> None:
+    dump = Seq2SeqTrainingArguments(output_dir="out", use_cpu=True).to_dict()
+    asked = config(
+        **{key: dump[key] for key in dump.keys() - ELSEWHERE - {"output_dir", "use_cpu"}}
+    )
+    assert asked.optimization.warmup_steps == 0
+    assert asked.adapter.type == "lora"
+
+
+def test_the_arguments_that_only_transformers_4_has_are_known() -> None:
+    assert config(**TRANSFORMERS_4) == TrainingConfig()
+
+
 @pytest.mark.parametrize("training", [{"unheard_of": None}, {"data": {"unheard_of": None}}])
 def test_null_makes_no_key_known(training: dict[str, Any]) -> None:
     assert refused(**training)["type"] == "extra_forbidden"
@@ -272,6 +322,7 @@ def test_null_is_kept_where_it_stands_for_the_default() -> None:
     """In a change to a configuration."""
     assert canonical({"learning_rate": None}) == {"optimization": {"learning_rate": None}}
     assert canonical({"adapter": None}) == {"adapter": None}
+    assert canonical({"dtype": None, "fp16": True}) == {"model": {"dtype": "float16"}}
 
 
 def test_how_to_quantize_needs_bits() -> None:
