@@ -25,7 +25,7 @@ from training.optimization_config import (
 from training.parallelism_config import ParallelismConfig
 from training.section import Conflict, Section, complaint
 from training.sharing_conflicts import best_conflicts, sharing_conflicts
-from training.spellings import SpellingError, canonical
+from training.spellings import SpellingError, canonical, without_flat_nulls
 
 
 class TrainingConfig(Section):
@@ -44,7 +44,7 @@ class TrainingConfig(Section):
     @classmethod
     def _canonical_spellings(cls, value: Any) -> Any:  # noqa: ANN401 - pydantic hands over anything
         try:
-            return canonical(value) if isinstance(value, dict) else value
+            return canonical(without_flat_nulls(value)) if isinstance(value, dict) else value
         except SpellingError as error:
             raise complaint(error.kind, error.place, error.words, error.value) from None
 

@@ -6,9 +6,9 @@ show the canonical name. What sets the same thing twice, differently, is refused
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from training.adapter_config import AdapterConfig
 from training.data_config import DataConfig
@@ -54,8 +54,12 @@ class SpellingError(ValueError):
         self.value = value
 
 
+def _unless_null(spelling: Spelling) -> Spelling:
+    return lambda value: {} if value is None else spelling(value)
+
+
 def _renamed(key: str) -> Spelling:
-    return lambda value: {} if value is None else {key: value}
+    return _unless_null(lambda value: {key: value})
 
 
 def _switch(**settings: Value) -> Spelling:
@@ -112,6 +116,13 @@ def _true_or_nothing(key: str) -> Spelling:
 
 def _endless_is_null(key: str) -> Spelling:
     return lambda value: {key: None if value == -1 else value}
+
+
+def _warmup_ratio(value: Value) -> Settings:
+    """A share only: from 1 on, `warmup_steps` counts steps."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+        raise ValueError("be a share of all steps, below 1 (warmup_steps is their number)")
+    return {"warmup_steps": value}
 
 
 def _from_json(key: str) -> Spelling:
@@ -177,14 +188,17 @@ SPELLINGS: Mapping[str, Mapping[str, Spelling]] = MappingProxyType(
         "adapter": {
             "lora_r": _renamed("r"),
             "target_modules": _target_modules,
-            "lora_target_modules": _target_modules,
+            "lora_target_modules": _unless_null(_target_modules),
             "lora_target_all_linear_layers": _switch(target_modules="all-linear"),
             "lora_modules_to_save": _renamed("modules_to_save"),
             "lora_fan_in_fan_out": _true_or_nothing("fan_in_fan_out"),
             "variant": _no_variant,
         },
         "optimization": {
-            "warmup_ratio": _renamed("warmup_steps"),
+            "activation_checkpointing": _renamed("gradient_checkpointing"),
+            "group_by_length": _switch(train_sampling_strategy="group_by_length"),
+            "sortish_sampler": _switch(train_sampling_strategy="group_by_length"),
+            "warmup_ratio": _unless_null(_warmup_ratio),
             "max_steps": _endless_is_null("max_steps"),
         },
         "checkpoints": {"save_total_limit": _renamed("keep")},
@@ -235,41 +249,92 @@ def canonical(training: Mapping[str, Value]) -> dict[str, Value]:
     """
     result: dict[str, Value] = {}
     given_as: dict[_Path, str] = {}
-    for place, path, value in _settings(training):
-        if path in given_as and _at(result, path) != value:
+    for place, path, value in _effective([*_settings(training)]):
+        before = _at(result, path) if path in given_as else None
+        if before is not None and value is not None and before != value:
             words = f"sets the same thing as training.{given_as[path]}; give one of them"
             raise SpellingError(place, "spelled_twice", words, value)
-        given_as[path] = ".".join(place)
-        _set(result, path, value)
+        if before is None:
+            given_as[path] = ".".join(place)
+            _set(result, path, value)
     return result
 
 
-def _settings(training: Mapping[str, Value]) -> Iterator[tuple[_Path, _Path, Value]]:
-    """What every key sets: its place, the place of the canonical key, and a value."""
+def without_flat_nulls(training: Mapping[str, Value]) -> dict[str, Value]:
+    """A whole configuration as if flat keys of null were not there; `adapter` is one of them.
+
+    In a change to a configuration they are: there, null stands for the default.
+    """
+    return {key: value for key, value in training.items() if value is not None or not is_known(key)}
+
+
+class _Setting(NamedTuple):
+    """What a key sets.
+
+    Attributes:
+        place: Where the key stands.
+        path: Where the canonical key does; empty where nothing is set.
+        value: Of the canonical key; where nothing is set, as it was given.
+    """
+
+    place: _Path
+    path: _Path
+    value: Value
+
+
+_OF_4_BITS = frozenset({"bnb_4bit_quant_type", "bnb_4bit_use_double_quant", "use_nested_quant"})
+_BITS = ("model", "quantization", "bits")
+
+
+def _effective(settings: Sequence[_Setting]) -> Iterator[_Setting]:
+    """Those that are not overlooked beside others where their names come from.
+
+    In transformers `warmup_steps` goes before `warmup_ratio`, but 0 of them leave it to the ratio;
+    how 4 bits are used says nothing where `load_in_4bit` is false, or 8 bits are asked for.
+    """
+    said = {each.place[-1]: each.value for each in settings}
+    overlooked = set[str]()
+    if said.get("warmup_steps"):
+        overlooked.add("warmup_ratio")
+    elif said.get("warmup_ratio") is not None:
+        overlooked.add("warmup_steps")
+    bits = [each.value for each in settings if each.path == _BITS]
+    if 4 not in bits and (bits or said.get("load_in_4bit") is False):
+        overlooked |= _OF_4_BITS
+    return (each for each in settings if each.path and each.place[-1] not in overlooked)
+
+
+def _settings(training: Mapping[str, Value]) -> Iterator[_Setting]:
     for key, value in training.items():
         if key in FLAT and isinstance(value, str):
-            for path, setting in _read(FLAT[key], (key,), value).items():
-                yield (key,), tuple(path.split(".")), setting
+            yield from _spelled(FLAT[key], (key,), (), value)
         elif key in SECTIONS and isinstance(value, Mapping) and value:
             for inner in value:
                 yield from _of_section(key, (key, inner), value[inner])
         elif key in _SECTION_OF:
             yield from _of_section(_SECTION_OF[key], (key,), value)
         elif not _is_refused((key,), value):
-            yield (key,), (key,), value
+            yield _Setting((key,), (key,), value)
 
 
-def _of_section(section: str, place: _Path, value: Value) -> Iterator[tuple[_Path, _Path, Value]]:
+def _of_section(section: str, place: _Path, value: Value) -> Iterator[_Setting]:
     key = place[-1]
     spelling = SPELLINGS.get(section, {}).get(key)
     if spelling is not None:
-        for path, setting in _read(spelling, place, value).items():
-            yield place, (section, *path.split(".")), setting
+        yield from _spelled(spelling, place, (section,), value)
     elif key in _NESTED and isinstance(value, Mapping) and value:
         for inner, setting in value.items():
-            yield (*place, inner), (section, key, inner), setting
+            yield _Setting((*place, inner), (section, key, inner), setting)
     elif key in SECTIONS[section].model_fields or not _is_refused(place, value):
-        yield place, (section, key), value
+        yield _Setting(place, (section, key), value)
+
+
+def _spelled(spelling: Spelling, place: _Path, parent: _Path, value: Value) -> Iterator[_Setting]:
+    settings = _read(spelling, place, value)
+    for path, setting in settings.items():
+        yield _Setting(place, (*parent, *path.split(".")), setting)
+    if not settings:
+        yield _Setting(place, (), value)
 
 
 def _read(spelling: Spelling, place: _Path, value: Value) -> Settings:

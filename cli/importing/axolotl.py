@@ -8,18 +8,21 @@ from cli.errors import CliError
 from cli.importing.axolotl_data import carry_datasets, carry_types
 from cli.importing.draft import Draft, LeftOut, Rule, Settings, Value, chosen, left_out, silent, to
 from cli.importing.values import (
+    ALL_PARTS,
     ATTENTION,
+    FSDP_SETTINGS,
     FULL,
     HUB,
     NOT_SENT,
+    NUM_LOADERS,
     OFFLOAD,
     RESUMABLE,
     STRATEGY,
     TEXTS_ONLY,
     WORKERS_CHOICE,
-    by_length,
     deepspeed,
     fsdp,
+    in_front,
     leave_out_misfits,
     model,
     require_model_and_files,
@@ -77,7 +80,6 @@ _SHARES = (
     *("expert_parallel_size", "dp_shard_size", "dp_replicate_size"),
 )
 _KERNELS = ("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel", "lora_embedding_kernel")
-_FSDP = left_out("FSDP's settings are ours; parallelism.offload says what leaves")
 _LIGER = ("liger_rope", "liger_rms_norm", "liger_glu_activation", "liger_layer_norm")
 
 RULES: Mapping[str, Rule] = MappingProxyType(
@@ -161,6 +163,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "skip_prepare_dataset": left_out("rows are always prepared"),
         "dataset_processes": WORKERS_CHOICE,
         "dataset_num_proc": WORKERS_CHOICE,
+        **NUM_LOADERS,
         "device_map": WORKERS_CHOICE,
         "ddp_timeout": WORKERS_CHOICE,
         "low_cpu_mem_usage": WORKERS_CHOICE,
@@ -219,7 +222,6 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "warmup_ratio": to("training.warmup_ratio"),
         "weight_decay": to(f"{_OPTIM}.weight_decay"),
         "adam_epsilon": to(f"{_OPTIM}.adam_epsilon"),
-        "group_by_length": by_length,
         "gradient_checkpointing": chosen(
             {
                 True: {f"{_OPTIM}.gradient_checkpointing": True},
@@ -260,8 +262,8 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "deepspeed": deepspeed,
         "fsdp": fsdp,
         **dict.fromkeys(_SHARES, _SHARED),
-        "fsdp_config": _FSDP,
-        "fsdp_version": _FSDP,
+        "fsdp_config": FSDP_SETTINGS,
+        "fsdp_version": FSDP_SETTINGS,
         "local_rank": WORKERS_CHOICE,
         "strict": silent,
         "seed": to("seed"),
@@ -295,7 +297,7 @@ def draft_of(keys: Mapping[str, Any]) -> Draft:
     _refuse_other_methods(keys)
     draft = Draft(RULES)
     types: dict[str, Value] = {}
-    for key, value in _linear_first(keys).items():
+    for key, value in in_front(_FIRST, keys).items():
         if key in {"datasets", "test_datasets"}:
             types |= carry_datasets(draft, key, value)
         elif key != "rl":
@@ -314,10 +316,8 @@ def draft_of(keys: Mapping[str, Any]) -> Draft:
     return draft
 
 
-def _linear_first(keys: Mapping[str, Value]) -> Mapping[str, Value]:
-    """Every linear layer includes those that are named beside it, wherever that stands."""
-    key = "lora_target_linear"
-    return {key: keys[key], **keys} if key in keys else keys
+_FIRST = ("lora_target_linear", "warmup_steps")
+"""Every linear layer includes those that are named; a number of steps goes before a ratio."""
 
 
 def _refuse_other_methods(keys: Mapping[str, Value]) -> None:
@@ -345,7 +345,7 @@ def _fsdp_of_config(value: Value) -> Settings:
     if not isinstance(value, Mapping) or not value:
         return {}
     offloads = value.get("offload_params") or value.get("fsdp_offload_params")
-    return {STRATEGY: "fsdp", OFFLOAD: ["optimizer", "parameters"] if offloads else None}
+    return {STRATEGY: "fsdp", OFFLOAD: ALL_PARTS if offloads else None}
 
 
 def _set_defaults(draft: Draft, keys: Mapping[str, Any]) -> None:

@@ -32,7 +32,16 @@ _Path = tuple[str, ...]
 
 
 class LeftOut(Exception):  # noqa: N818 - it is no failure
-    """A value that cannot be carried over; says why."""
+    """A value that cannot be carried over, or not all of it.
+
+    Args:
+        reason: Why.
+        kept: What is set all the same.
+    """
+
+    def __init__(self, reason: str, kept: Settings | None = None) -> None:
+        super().__init__(reason)
+        self.kept = kept or {}
 
 
 @dataclass(frozen=True)
@@ -95,6 +104,8 @@ class Draft:
                 self._put(shown_as, path, setting)
         except LeftOut as reason:
             self.note(shown_as, str(reason))
+            if kept := reason.kept:
+                self.carry_by(lambda _value: kept, shown_as, value)
 
     def note(self, key: str, reason: str) -> None:
         if (note := Note(key, reason)) not in self.notes:

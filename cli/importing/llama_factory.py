@@ -11,15 +11,17 @@ from cli.importing.draft import Draft, LeftOut, Rule, Settings, Value, chosen, l
 from cli.importing.values import (
     ADAPTER_TYPE,
     ATTENTION,
+    FSDP_SETTINGS,
     FULL,
     HUB,
+    NUM_LOADERS,
     RESUMABLE,
     TEXTS_ONLY,
     WORKERS_CHOICE,
-    by_length,
     carry_files,
     deepspeed,
     fsdp,
+    in_front,
     leave_out_misfits,
     model,
     named_file,
@@ -28,6 +30,7 @@ from cli.importing.values import (
     text,
     unquoted,
     valid,
+    warmup_steps,
 )
 from training.adapter_config import AdapterConfig
 from training.data_config import DataConfig
@@ -157,7 +160,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "num_train_epochs": to(f"{_OPTIM}.num_train_epochs"),
         "learning_rate": to(f"{_OPTIM}.learning_rate"),
         "warmup_ratio": to("training.warmup_ratio"),
-        "group_by_length": by_length,
+        "warmup_steps": warmup_steps,
         "weight_decay": to(f"{_OPTIM}.weight_decay"),
         "adam_epsilon": to(f"{_OPTIM}.adam_epsilon"),
         "early_stopping_steps": to("training.evaluation.early_stopping_patience"),
@@ -177,8 +180,9 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         # Processes
         "deepspeed": deepspeed,
         "fsdp": fsdp,
-        "fsdp_config": left_out("FSDP's settings are ours; parallelism.offload says what leaves"),
+        "fsdp_config": FSDP_SETTINGS,
         "ddp_timeout": WORKERS_CHOICE,
+        **NUM_LOADERS,
         "ddp_find_unused_parameters": silent,
         "seed": to("seed"),
     }
@@ -227,7 +231,7 @@ def draft_of(keys: Mapping[str, Any]) -> Draft:
 
 def _carry(draft: Draft, keys: Mapping[str, Value]) -> None:
     folder = Path(str(keys.get("dataset_dir", "data")))
-    for key, value in keys.items():
+    for key, value in in_front(["warmup_steps"], keys).items():
         if key in {"dataset", "eval_dataset"}:
             files = [_file_of(draft, key, name, folder) for name in _names(value)]
             carry_files(draft, key, files, is_validation=key == "eval_dataset")

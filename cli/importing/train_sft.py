@@ -13,19 +13,22 @@ from cli.importing.draft import Draft, Rule, left_out, silent, to
 from cli.importing.scalars import scalar
 from cli.importing.values import (
     ADAPTER_TYPE,
+    FSDP_SETTINGS,
     FULL,
+    NUM_LOADERS,
     NUM_PROCESSES,
     STRATEGY,
     WORKERS_CHOICE,
-    by_length,
     deepspeed,
     fsdp,
+    in_front,
     leave_out_misfits,
     model,
     parsed,
     report_to,
     require_model_and_files,
     text,
+    warmup_steps,
 )
 
 _LISTS = frozenset({"target_modules", "lora_target_modules", "lora_modules_to_save", "report_to"})
@@ -45,11 +48,13 @@ FLAGS: Mapping[str, Rule] = MappingProxyType(
         "report_to": report_to,
         "deepspeed": deepspeed,
         "fsdp": fsdp,
-        "group_by_length": by_length,
+        "fsdp_config": FSDP_SETTINGS,
+        "warmup_steps": warmup_steps,
         "add_tokens": parsed("training.add_tokens"),
         "add_special_tokens": parsed("training.add_special_tokens"),
         "local_rank": WORKERS_CHOICE,
         "ddp_find_unused_parameters": silent,
+        **NUM_LOADERS,
     }
 )
 LAUNCHER: Mapping[str, Rule] = MappingProxyType(
@@ -106,7 +111,11 @@ DEFAULTS_OF_2_1: Mapping[str, Any] = MappingProxyType(
 DEFAULTS_OF_2_2: Mapping[str, Any] = MappingProxyType(
     {f"{_DATA}.format": "messages", f"{_DATA}.template": "vigogne_chat_v3"}
 )
+_DEFAULTS_OF: Mapping[str | None, Mapping[str, Any]] = MappingProxyType(
+    {"2.1": DEFAULTS_OF_2_1, "2.2": DEFAULTS_OF_2_2}
+)
 _BLOCK = 1024
+_BITS = "training.model.quantization.bits"
 _DOUBLE_QUANT = "training.model.quantization.double_quant"
 
 
@@ -120,8 +129,9 @@ def draft_of(text: str) -> Draft:
         no_model="--model_name_or_path: no model is named that is known without a shell",
         no_files="--train_file: no file to train on is named that is known without a shell",
     )
-    _choose_method(draft, command)
-    _set_defaults_of_version(draft, command)
+    version = _version(draft, command)
+    _choose_method(draft, command, version)
+    _set_defaults_of_version(draft, version)
     if _packs(command) and draft.value(_MAX_LENGTH) is None:
         draft.default(f"{_DATA}.block_size", _BLOCK)
     if _processes(draft) > 1:
@@ -133,7 +143,7 @@ def draft_of(text: str) -> Draft:
 
 
 def _carry_all(draft: Draft, command: Command) -> None:
-    for name, words in command.flags.items():
+    for name, words in in_front(_FIRST, command.flags).items():
         if name == "block_size" and not _packs(command):
             draft.note("--block_size", "blocks are filled with --pack_into_block only")
         else:
@@ -145,6 +155,10 @@ def _carry_all(draft: Draft, command: Command) -> None:
             draft.note(f"--{name}", "processes are started by the worker")
     for name in ENVIRONMENT.keys() & command.environment.keys():
         draft.carry(name, command.environment[name])
+
+
+_FIRST = ("lora_target_all_linear_layers", "warmup_steps")
+"""Every linear layer includes those that are named; a number of steps goes before a ratio."""
 
 
 def _carry(draft: Draft, shown_as: str, name: str, words: list[str]) -> None:
@@ -163,30 +177,46 @@ def _value(name: str, words: list[str]) -> object:
     return values if len(values) > 1 else values[0]
 
 
-def _choose_method(draft: Draft, command: Command) -> None:
+def _version(draft: Draft, command: Command) -> str | None:
+    """Which vigogne a command is for, if that can be told.
+
+    Without an adapter only 2.1 trains quantized weights: 2.2 finds nothing to train in those of 8
+    bits, and overlooks that they should be of 4.
+    """
+    if _OF_2_1 & command.flags.keys():
+        return "2.1"
+    if "adapter" in command.flags:
+        return "2.2"
+    if any(name.startswith("lora_") for name in command.flags):
+        return None
+    return "2.1" if draft.value(_BITS) is not None else "2.2"
+
+
+_MISSING: Mapping[str | None, str] = MappingProxyType(
+    {
+        None: "is missing, but arguments of LoRA are there: LoRA is trained",
+        "2.1": "is missing, but weights are quantized: LoRA is trained, as vigogne 2.1 does",
+        "2.2": "is missing: every weight is trained, as vigogne 2.2 does",
+    }
+)
+
+
+def _choose_method(draft: Draft, command: Command, version: str | None) -> None:
     """LoRA or full fine-tuning; vigogne 2.2 falls into the latter where `adapter` is left out."""
-    says_lora = any(name.startswith("lora_") for name in command.flags)
-    if "adapter" in command.flags or _OF_2_1 & command.flags.keys():
-        pass
-    elif says_lora:
-        draft.note("--adapter", "is missing, but arguments of LoRA are there: LoRA is trained")
-    else:
-        for path, value in FULL.items():
+    if not (_OF_2_1 | {"adapter"}) & command.flags.keys():
+        draft.note("--adapter", _MISSING[version])
+        for path, value in FULL.items() if version == "2.2" else ():
             draft.default(path, value)
-        draft.note("--adapter", "is missing: every weight is trained, as vigogne 2.2 does")
     if draft.value(ADAPTER_TYPE) == "none":
         return
     for path, value in LORA_DEFAULTS.items():
         draft.default(path, value)
 
 
-def _set_defaults_of_version(draft: Draft, command: Command) -> None:
-    is_2_1 = bool(_OF_2_1 & command.flags.keys())
-    is_2_2 = "adapter" in command.flags or draft.value(ADAPTER_TYPE) == "none"
-    defaults = DEFAULTS_OF_2_1 if is_2_1 else DEFAULTS_OF_2_2 if is_2_2 else {}
-    for path, value in defaults.items():
+def _set_defaults_of_version(draft: Draft, version: str | None) -> None:
+    for path, value in _DEFAULTS_OF.get(version, {}).items():
         draft.default(path, value)
-    if is_2_1 and draft.value("training.model.quantization.bits") == _FOUR:
+    if version == "2.1" and draft.value(_BITS) == _FOUR:
         draft.default(_DOUBLE_QUANT, value=False)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from cli.errors import CliError
-from cli.importing.draft import Draft, LeftOut, Rule, Settings, Value, chosen, left_out, to
+from cli.importing.draft import Draft, LeftOut, Rule, Settings, Value, left_out, to
 from cli.importing.scalars import scalar
 from training.adapter_config import AdapterConfig
 from training.section import Section
@@ -16,6 +16,7 @@ from training.section import Section
 STRATEGY = "training.parallelism.strategy"
 NUM_PROCESSES = "training.parallelism.num_processes"
 OFFLOAD = "training.parallelism.offload"
+ALL_PARTS = ["optimizer", "parameters"]
 ADAPTER_TYPE = "training.adapter.type"
 FULL = {ADAPTER_TYPE: "none"}
 ATTENTION = "training.model.attn_implementation"
@@ -26,6 +27,8 @@ _SAMPLING = "training.optimization.train_sampling_strategy"
 
 DATA_SUFFIXES = frozenset({".jsonl", ".json", ".csv", ".txt", ".parquet", ".arrow"})
 WORKERS_CHOICE = left_out("the worker decides that")
+NUM_LOADERS = dict.fromkeys(("preprocessing_num_workers", "dataloader_num_workers"), WORKERS_CHOICE)
+FSDP_SETTINGS = left_out("FSDP's settings are ours; parallelism.offload says what leaves")
 NOT_SENT = left_out("of a run, only metrics are sent")
 TEXTS_ONLY = left_out("rows are texts; no images or sounds are read")
 RESUMABLE = left_out("a checkpoint can always be resumed")
@@ -70,7 +73,7 @@ def deepspeed(value: Value) -> Settings:
     return {STRATEGY: found[0], OFFLOAD: _PARTS[found[0]] if offloads else None}
 
 
-_PARTS = {"ddp": None, "zero2": ["optimizer"], "zero3": ["optimizer", "parameters"]}
+_PARTS = {"ddp": None, "zero2": ["optimizer"], "zero3": ALL_PARTS}
 _STAGES = {
     "ddp": ("zero0", "z0", "zero_0"),
     "zero2": ("zero2", "z2", "zero_2"),
@@ -81,7 +84,31 @@ _OFFLOADING = frozenset({"ds_config_zero2.json", "ds_config_zero3.json"})
 
 
 def fsdp(value: Value) -> Settings:
-    return {STRATEGY: "fsdp"} if value else {}
+    """The options of transformers, as a list or in one text; true asks for FSDP alone."""
+    if not value:
+        return {}
+    options = value.replace(",", " ").split() if isinstance(value, str) else value
+    if options is True:
+        options = []
+    if not isinstance(options, list):
+        raise LeftOut("should be options of FSDP, e.g. full_shard")
+    settings = {
+        STRATEGY: "ddp" if "no_shard" in options else "fsdp",
+        OFFLOAD: ALL_PARTS if "offload" in options else None,
+    }
+    if other := [option for option in map(str, options) if option not in _FSDP_OPTIONS]:
+        raise LeftOut(_FSDP_REASONS.get(other[0], f"{other[0]} is no option here"), kept=settings)
+    return settings
+
+
+_FSDP_OPTIONS = frozenset({"full_shard", "no_shard", "offload", "auto_wrap"})
+_ON_ONE_HOST = "a job runs on one host, and its processes share all weights: full_shard"
+_FSDP_REASONS = {
+    "shard_grad_op": "weights are shared, too: full_shard; parallelism.strategy zero2 leaves them "
+    "whole in each process",
+    "hybrid_shard": _ON_ONE_HOST,
+    "hybrid_shard_zero2": _ON_ONE_HOST,
+}
 
 
 def parsed(path: str) -> Rule:
@@ -112,17 +139,22 @@ def valid(section: type[Section], key: str, value: Value, otherwise: Value) -> V
         return otherwise
 
 
+def warmup_steps(value: Value) -> Settings:
+    """None of them leave the warm-up to `warmup_ratio`, as in transformers; it is 0, too."""
+    return {"training.warmup_steps": value} if value else {}
+
+
+def in_front(names: Sequence[str], keys: Mapping[str, Value]) -> dict[str, Value]:
+    """`keys` with those of `names` first, to be set before what they stand above."""
+    return {**{name: keys[name] for name in names if name in keys}, **keys}
+
+
 def text(*paths: str) -> Rule:
     return lambda value: dict.fromkeys(paths, str(value) if _says_something(value) else None)
 
 
 def _says_something(value: Value) -> bool:
     return value is not None and value != ""
-
-
-by_length = chosen(
-    {True: {_SAMPLING: "group_by_length"}, False: {}, None: {}}, "should be true or false"
-)
 
 
 def leave_out_misfits(draft: Draft) -> None:

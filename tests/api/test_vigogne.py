@@ -87,6 +87,8 @@ def test_a_tracker_that_is_an_integration_is_asked_for_there(file: tuple[Client,
         ({"resume_from_checkpoint": "x"}, "resume_from_checkpoint", "ckpt-step-"),
         ({"train_file": "data/chat.txt"}, "train_file", "POST /v1/files"),
         ({"seed": 3}, "seed", "beside `training`"),
+        ({"generation_max_length": 128}, "generation_max_length", "sample_max_new_tokens"),
+        ({"max_source_length": 512}, "max_source_length", "data.max_length"),
     ],
 )
 def test_what_a_service_does_not_honour_is_refused_with_what_takes_its_place(
@@ -163,6 +165,11 @@ def test_a_token_is_not_repeated(file: tuple[Client, str]) -> None:
 def test_a_value_is_told_as_it_was_given(file: tuple[Client, str]) -> None:
     error = refused(post(file, {"load_in_8bit": "yes"}), 400)
     assert error["message"] == 'training.load_in_8bit should be true, false or null, but is "yes"'
+    error = refused(post(file, {"warmup_ratio": 5}), 400)
+    assert error["message"] == (
+        "training.warmup_ratio should be a share of all steps, below 1 "
+        "(warmup_steps is their number), but is 5"
+    )
     error = refused(post(file, {"fp16": True, "bf16": True}), 400)
     assert error["message"] == (
         "training.bf16: sets the same thing as training.fp16; give one of them"

@@ -43,8 +43,8 @@ EXPECTED: Mapping[str, tuple[dict[str, Any], dict[str, Any], set[str]]] = {
             "reporting.report_to": ["tensorboard"],
         },
         {
-            *("--tokenizer_use_fast", "--output_dir", "--overwrite_output_dir", "--adapter"),
-            *("--preprocessing_num_workers", "--dataloader_num_workers", "--log_level"),
+            *("--output_dir", "--overwrite_output_dir", "--adapter"),
+            *("--preprocessing_num_workers", "--dataloader_num_workers"),
             *("--master_port", "CUDA_VISIBLE_DEVICES"),
         },
     ),
@@ -464,6 +464,81 @@ def test_quantized_weights_are_not_taken_apart(tunesmith: Tunesmith, text: str, 
     job, err = imported(tunesmith, text)
     assert job["training"]["parallelism"] == {"strategy": "ddp"}
     assert err.count(f"  {key}: quantized weights stay whole: parallelism.strategy is ddp") == 1
+
+
+TRAIN_SFT = "train_sft --model_name_or_path m --train_file a.json --adapter lora"
+
+
+@pytest.mark.parametrize(
+    ("options", "strategy", "offload", "reason"),
+    [
+        ("full_shard auto_wrap", "fsdp", None, ""),
+        ("full_shard auto_wrap offload", "fsdp", ["optimizer", "parameters"], ""),
+        ("shard_grad_op", "fsdp", None, "weights are shared, too"),
+        ("shard_grad_op offload", "fsdp", ["optimizer", "parameters"], "weights are shared, too"),
+        ("hybrid_shard", "fsdp", None, "a job runs on one host"),
+        ("hybrid_shard_zero2", "fsdp", None, "a job runs on one host"),
+        ("no_shard", "ddp", None, ""),
+        ("no_shard offload", "ddp", None, 'strategy "ddp" cannot offload'),
+        ("half_shard", "fsdp", None, "half_shard is no option here"),
+    ],
+)
+def test_options_of_fsdp_are_carried_or_told(
+    tunesmith: Tunesmith, options: str, strategy: str, offload: list[str] | None, reason: str
+) -> None:
+    listed = f"[{', '.join(options.split())}]"
+    for source, key in (
+        (f'torchrun {TRAIN_SFT} --fsdp "{options}"', "--fsdp"),
+        (f"torchrun {TRAIN_SFT} --fsdp {options}", "--fsdp"),
+        (f"{AXOLOTL}adapter: lora\nfsdp: {listed}\n", "fsdp"),
+        (f"{LLAMA_FACTORY}fsdp: {options}\n", "fsdp"),
+    ):
+        job, err = imported(tunesmith, source)
+        parallelism = job["training"]["parallelism"]
+        assert (parallelism["strategy"], parallelism.get("offload")) == (strategy, offload)
+        assert noted(err) == ({key} if reason else set())
+        assert f"  {key}: {reason}" in err or not reason
+
+
+@pytest.mark.parametrize("value", ["", "''", "[]", "false"])
+def test_fsdp_that_is_not_asked_for(tunesmith: Tunesmith, value: str) -> None:
+    job, err = imported(tunesmith, f"{LLAMA_FACTORY}fsdp: {value}\nfsdp_config: {{}}\n")
+    assert "parallelism" not in job["training"]
+    assert noted(err) <= {"fsdp_config"}
+
+
+def test_fsdp_that_is_no_list_of_options(tunesmith: Tunesmith) -> None:
+    job, err = imported(tunesmith, f"{LLAMA_FACTORY}fsdp: 5\n")
+    assert "parallelism" not in job["training"]
+    assert "  fsdp: should be options of FSDP, e.g. full_shard" in err
+    job, err = imported(tunesmith, f"{LLAMA_FACTORY}fsdp: true\n")
+    assert job["training"]["parallelism"] == {"strategy": "fsdp"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "steps", "keys"),
+    [
+        ("--warmup_ratio 0.03 --warmup_steps 100", 100, {"--warmup_ratio"}),
+        ("--warmup_steps 100 --warmup_ratio 0.03", 100, {"--warmup_ratio"}),
+        ("--warmup_steps 0 --warmup_ratio 0.05", 0.05, set()),
+        ("--warmup_ratio 0.05 --warmup_steps 0", 0.05, set()),
+        ("--warmup_steps 0", 0, set()),
+        ("--warmup_ratio 5", 0, {"--warmup_ratio"}),
+        ("--warmup_ratio 1.0", 0, {"--warmup_ratio"}),
+    ],
+)
+def test_a_number_of_steps_goes_before_a_ratio(
+    tunesmith: Tunesmith, flags: str, steps: float, keys: set[str]
+) -> None:
+    job, err = imported(tunesmith, f"{TRAIN_SFT} {flags}")
+    assert job["training"]["optimization"]["warmup_steps"] == steps
+    assert noted(err) == keys
+    yaml = "\n".join(
+        f"{name}: {value}" for name, value in (flag.split() for flag in flags.split("--")[1:])
+    )
+    job, err = imported(tunesmith, f"{LLAMA_FACTORY}{yaml}\n")
+    assert job["training"]["optimization"]["warmup_steps"] == steps
+    assert noted(err) == {key.removeprefix("--") for key in keys}
 
 
 def test_deepspeed_that_shares_nothing_is_ddp(tunesmith: Tunesmith) -> None:

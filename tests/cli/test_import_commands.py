@@ -136,6 +136,61 @@ def test_vigogne_has_blocks_where_it_packs(
     assert ("--block_size" in noted(err)) is is_noted
 
 
+LORA_2_1 = {"target_modules": ["q_proj", "v_proj"], "r": 8, "lora_alpha": 16, "lora_dropout": 0.05}
+
+
+@pytest.mark.parametrize(
+    ("flags", "quantization"),
+    [
+        ("--load_in_8bit", {"bits": 8}),
+        ("--load_in_4bit", {"bits": 4, "double_quant": False}),
+    ],
+)
+def test_quantized_weights_have_lora_trained_without_a_word_of_it(
+    tunesmith: Tunesmith, flags: str, quantization: dict[str, Any]
+) -> None:
+    """As version 2.1 does; 2.2 finds nothing to train, or overlooks what is asked for."""
+    job, err = imported(tunesmith, f"{TOLD} {flags}")
+    assert job["training"]["adapter"] == LORA_2_1
+    assert job["training"]["model"]["quantization"] == quantization
+    assert job["training"]["data"] == INSTRUCT
+    assert "  --adapter: is missing, but weights are quantized: LoRA is trained" in err
+    assert noted(err) == {"--adapter"}
+
+
+def test_a_switch_that_does_not_quantize_has_every_weight_trained(tunesmith: Tunesmith) -> None:
+    job, _ = imported(tunesmith, f"{TOLD} --load_in_8bit false")
+    assert job["training"]["adapter"] == {"type": "none"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "targets", "keys"),
+    [
+        (
+            "--lora_target_modules q_proj v_proj --lora_target_all_linear_layers",
+            "all-linear",
+            {"--lora_target_modules"},
+        ),
+        (
+            "--lora_target_all_linear_layers --lora_target_modules q_proj",
+            "all-linear",
+            {"--lora_target_modules"},
+        ),
+        (
+            "--lora_target_modules q_proj --lora_target_all_linear_layers false",
+            ["q_proj"],
+            set(),
+        ),
+    ],
+)
+def test_every_linear_layer_includes_those_that_are_named(
+    tunesmith: Tunesmith, flags: str, targets: object, keys: set[str]
+) -> None:
+    job, err = imported(tunesmith, f"{TOLD} --adapter lora {flags}")
+    assert job["training"]["adapter"]["target_modules"] == targets
+    assert noted(err) == keys
+
+
 def test_a_switch_may_say_yes_or_no(tunesmith: Tunesmith) -> None:
     flags = "--load_best_model_at_end yes --pack_into_block no --torch_compile No --bf16 Yes"
     job, err = imported(tunesmith, f"{TOLD} --adapter none {flags}")

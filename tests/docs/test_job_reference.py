@@ -1,5 +1,6 @@
 """The reference of the job body names every key that the server accepts."""
 
+import json
 import re
 from pathlib import Path
 
@@ -47,3 +48,12 @@ def test_what_takes_the_place_of_a_refused_key_is_written_down():
     for key, refusal in REFUSED.items():
         (row,) = (row for row in SEED_ROWS if key in _names(row[1]))
         assert row[2].strip() == refusal.words
+
+
+def test_what_is_let_through_of_a_refused_key_is_written_down():
+    for key, refusal in REFUSED.items():
+        (row,) = (row for row in SEED_ROWS if key in _names(row[1]))
+        told = set(row[3].strip().split(", "))
+        plain = [each for each in refusal.harmless if isinstance(each, bool | int | str)]
+        shown = {each if isinstance(each, str) else json.dumps(each) for each in plain} - {""}
+        assert shown <= told or refusal.kinds, key

@@ -1,10 +1,12 @@
 """Older spellings mean what they meant, flat or in sections; what is not honoured is named."""
 
 import json
+from dataclasses import MISSING, Field, fields
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
+from transformers import Seq2SeqTrainingArguments
 
 from tests.vigogne import CANONICAL, FLAT
 from training.config import TrainingConfig
@@ -13,6 +15,45 @@ from training.spellings import FLAT as WITHOUT_SECTION
 from training.spellings import SECTIONS, SPELLINGS, SpellingError, canonical
 
 BITS_8 = {"quantization": {"bits": 8}}
+XLA = {"xla_fsdp_v2": False, "xla_fsdp_grad_ckpt": False}
+TRANSFORMERS_4 = {
+    "adafactor": False,
+    "dispatch_batches": None,
+    "evaluation_strategy": "no",
+    "fp16_backend": "auto",
+    "fp16_opt_level": "O1",
+    "fsdp_config": {"min_num_params": 0, "xla": False, **XLA},
+    "fsdp_min_num_params": 0,
+    "fsdp_transformer_layer_cls_to_wrap": None,
+    "group_by_length": False,
+    "half_precision_backend": "auto",
+    "hub_token": "<HUB_TOKEN>",
+    "include_inputs_for_metrics": False,
+    "include_tokens_per_second": False,
+    "jit_mode_eval": False,
+    "mp_parameters": "",
+    "no_cuda": False,
+    "overwrite_output_dir": False,
+    "past_index": -1,
+    "per_gpu_eval_batch_size": None,
+    "per_gpu_train_batch_size": None,
+    "push_to_hub_model_id": None,
+    "push_to_hub_organization": None,
+    "push_to_hub_token": "<PUSH_TO_HUB_TOKEN>",
+    "ray_scope": "last",
+    "save_safetensors": True,
+    "sharded_ddp": "",
+    "split_batches": None,
+    "torchdynamo": None,
+    "tpu_metrics_debug": False,
+    "tpu_num_cores": None,
+    "use_ipex": False,
+    "use_legacy_prediction_loop": False,
+    "use_mps_device": False,
+    "xpu_backend": None,
+}
+"""With the values that they have by themselves."""
+BY_LENGTH = {"train_sampling_strategy": "group_by_length"}
 
 
 def config(**training: Any) -> TrainingConfig:
@@ -60,6 +101,16 @@ def test_a_configuration_that_is_canonical_stays_as_it_is() -> None:
         ({"adapter": {}, "lora_r": 4}, "adapter", {"r": 4}),
         ({"lora_r": 4, "adapter": {"lora_alpha": 8}}, "adapter", {"r": 4, "lora_alpha": 8}),
         ({"lora_target_all_linear_layers": True}, "adapter", {"target_modules": "all-linear"}),
+        (
+            {"lora_target_all_linear_layers": True, "lora_target_modules": None},
+            "adapter",
+            {"target_modules": "all-linear"},
+        ),
+        (
+            {"adapter": {"lora_target_modules": None, "lora_target_all_linear_layers": True}},
+            "adapter",
+            {"target_modules": "all-linear"},
+        ),
         ({"target_modules": "q_proj"}, "adapter", {"target_modules": ["q_proj"]}),
         ({"target_modules": "all-linear"}, "adapter", {"target_modules": "all-linear"}),
         (
@@ -76,6 +127,34 @@ def test_a_configuration_that_is_canonical_stays_as_it_is() -> None:
         ),
         ({"max_steps": -1}, "optimization", {"max_steps": None}),
         ({"optimization": {"max_steps": 5}}, "optimization", {"max_steps": 5}),
+        ({"warmup_ratio": 0}, "optimization", {"warmup_steps": 0}),
+        ({"warmup_ratio": 0.03, "warmup_steps": 100}, "optimization", {"warmup_steps": 100}),
+        ({"warmup_steps": 100, "warmup_ratio": 0.0}, "optimization", {"warmup_steps": 100}),
+        ({"warmup_ratio": 0.05, "warmup_steps": 0}, "optimization", {"warmup_steps": 0.05}),
+        ({"warmup_steps": 0, "warmup_ratio": None}, "optimization", {"warmup_steps": 0}),
+        (
+            {"warmup_ratio": 0.05, "optimization": {"warmup_steps": 0}},
+            "optimization",
+            {"warmup_steps": 0.05},
+        ),
+        ({"group_by_length": True}, "optimization", BY_LENGTH),
+        ({"sortish_sampler": True, "group_by_length": True}, "optimization", BY_LENGTH),
+        ({"group_by_length": False, "sortish_sampler": False}, "optimization", {}),
+        ({"activation_checkpointing": False}, "optimization", {"gradient_checkpointing": False}),
+        ({"load_in_8bit": True, "bnb_4bit_quant_type": "nf4"}, "model", BITS_8),
+        ({"model": {"use_nested_quant": True, "load_in_8bit": True}}, "model", BITS_8),
+        ({"load_in_4bit": False, "bnb_4bit_use_double_quant": True}, "model", {}),
+        (
+            {"load_in_4bit": False, "adapter": "qlora", "bnb_4bit_quant_type": "fp4"},
+            "model",
+            {"quantization": {"bits": 4, "type": "fp4"}},
+        ),
+        ({"adapter": None, "lora_r": 4}, "adapter", {"r": 4}),
+        ({"adapter": None, "load_in_8bit": True}, "model", BITS_8),
+        ({"weight_decay": None, "deepspeed": None}, "optimization", {}),
+        ({"dtype": None, "fp16": True}, "model", {"dtype": "float16"}),
+        ({"max_length": None, "max_seq_length": 64}, "data", {"max_length": 64}),
+        ({"report_to": None}, "reporting", {}),
         ({"report_to": "none"}, "reporting", {"report_to": []}),
         ({"report_to": "tensorboard"}, "reporting", {"report_to": ["tensorboard"]}),
     ],
@@ -127,6 +206,12 @@ def test_what_is_set_twice_differently_is_refused(
         ({"load_in_4bit": 4}, ("load_in_4bit",)),
         ({"model": {"fp16": "true"}}, ("model", "fp16")),
         ({"mode": "pretrain"}, ("mode",)),
+        ({"warmup_ratio": 1.0}, ("warmup_ratio",)),
+        ({"warmup_ratio": 5}, ("warmup_ratio",)),
+        ({"optimization": {"warmup_ratio": -0.1}}, ("optimization", "warmup_ratio")),
+        ({"warmup_ratio": "0.03"}, ("warmup_ratio",)),
+        ({"warmup_ratio": True}, ("warmup_ratio",)),
+        ({"group_by_length": 1}, ("group_by_length",)),
         ({"adapter": "ia3"}, ("adapter",)),
         ({"report_to": ["tensorboard", "wandb"]}, ("report_to",)),
         ({"adapter": {"variant": "dora"}}, ("adapter", "variant")),
@@ -151,7 +236,8 @@ def test_other_trackers_are_asked_for_in_one_way_however_they_are_spelled(name: 
 
 @pytest.mark.parametrize("key", REFUSED)
 def test_a_key_that_is_not_honoured_is_refused_by_name(key: str) -> None:
-    for training, place in (({key: "x"}, (key,)), ({"model": {key: "x"}}, ("model", key))):
+    value = {"x": "y"}
+    for training, place in (({key: value}, (key,)), ({"model": {key: value}}, ("model", key))):
         error = refused(**training)
         assert (error["type"], error["loc"]) == ("refused_key", place)
         assert error["msg"] == REFUSED[key].words
@@ -163,6 +249,84 @@ def test_its_harmless_values_change_nothing(key: str) -> None:
     assert REFUSED[key].harmless
     for value in REFUSED[key].harmless:
         assert config(**{key: value}) == TrainingConfig()
+
+
+@pytest.mark.parametrize("default", fields(Seq2SeqTrainingArguments), ids=lambda each: each.name)
+def test_every_argument_of_transformers_is_known(default: Field[Any]) -> None:
+    """And its default is let through, but where the service takes the argument elsewhere."""
+    value = default.default_factory() if default.default is MISSING else default.default
+    if default.name in ELSEWHERE:
+        assert refused(**{default.name: value})["type"] == "refused_key"
+    else:
+        config(**{default.name: value})
+
+
+ELSEWHERE = frozenset({"do_train", "seed"})
+
+
+@pytest.mark.parametrize(
+    ("key", "harmless", "asking"),
+    [
+        ("eval_strategy", ["no", False, "steps"], "epoch"),
+        ("evaluation_strategy", ["no", False, "steps"], "epoch"),
+        ("fsdp", ["", []], "full_shard"),
+        ("fsdp_config", [{}, {"min_num_params": 0, "xla": False, **XLA}], {"min_num_params": 1}),
+        ("logging_first_step", [False, True], "no"),
+        ("metric_for_best_model", ["loss", "eval_loss"], "accuracy"),
+        ("greater_is_better", [False], True),
+        ("dataloader_num_workers", [0, 1, 4], [4]),
+        ("preprocessing_num_workers", [4], [4]),
+        ("dataloader_pin_memory", [False, True, 1], [4]),
+        ("log_level", ["info", "passive"], [4]),
+        ("disable_tqdm", [False, True], [4]),
+        ("tokenizer_use_fast", [False, True], "yes"),
+        ("label_smoothing_factor", [0, 0.0], 0.1),
+        ("generation_num_beams", [1], 4),
+        ("generation_max_length", [], 128),
+        ("generation_config", [], "folder"),
+        ("length_column_name", ["length"], "size"),
+        ("max_source_length", [], 512),
+        ("max_target_length", [], 512),
+        ("local_rank", [-1, 0], 1),
+        ("model_type", ["decoder-only"], "seq2seq"),
+        ("gradient_checkpointing_kwargs", [{"use_reentrant": False}], {"use_reentrant": True}),
+    ],
+)
+def test_a_default_of_a_dump_changes_nothing(
+    key: str, harmless: list[object], asking: object
+) -> None:
+    for value in (None, *harmless):
+        assert config(**{key: value}) == TrainingConfig()
+    assert refused(**{key: asking})["type"] == "refused_key"
+
+
+def test_a_dump_of_transformers_is_taken_but_for_what_stands_elsewhere() -> None:
+    dump = Seq2SeqTrainingArguments(output_dir="out", use_cpu=True).to_dict()
+    asked = config(
+        **{key: dump[key] for key in dump.keys() - ELSEWHERE - {"output_dir", "use_cpu"}}
+    )
+    assert asked.optimization.warmup_steps == 0
+    assert asked.adapter.type == "lora"
+
+
+def test_the_arguments_that_only_transformers_4_has_are_known() -> None:
+    assert config(**TRANSFORMERS_4) == TrainingConfig()
+
+
+@pytest.mark.parametrize("training", [{"unheard_of": None}, {"data": {"unheard_of": None}}])
+def test_null_makes_no_key_known(training: dict[str, Any]) -> None:
+    assert refused(**training)["type"] == "extra_forbidden"
+
+
+def test_null_is_kept_where_it_stands_for_the_default() -> None:
+    """In a change to a configuration."""
+    assert canonical({"learning_rate": None}) == {"optimization": {"learning_rate": None}}
+    assert canonical({"adapter": None}) == {"adapter": None}
+    assert canonical({"dtype": None, "fp16": True}) == {"model": {"dtype": "float16"}}
+
+
+def test_how_to_quantize_needs_bits() -> None:
+    assert refused(bnb_4bit_quant_type="nf4")["loc"] == ("model", "quantization", "bits")
 
 
 @pytest.mark.parametrize("training", [{"trust_remote_code": 0}, {"do_train": 1}])
