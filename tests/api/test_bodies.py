@@ -198,7 +198,7 @@ _CONFUSED: list[tuple[str, object, str]] = [
     ("training.optimization.learning_rate", "2e-4", "valid number"),
     ("training.reporting.report_to", [{}], "tensorboard"),
     ("training.optimization.num_train_epochs", True, "valid number"),
-    ("training.optimization.warmup_ratio", "0.1", "valid number"),
+    ("training.optimization.warmup_ratio", "0.1", "a share of all steps"),
     ("training.parallelism.num_processes", True, "valid integer"),
     ("training.evaluation.sample_prompts", "Hello?", "valid list"),
     ("training.parallelism.offload", True, '["optimizer"]'),
