@@ -215,9 +215,7 @@ def test_nothing_is_taken_for_something_else(
     body = _at(path, value)
     error = refused(admin.http.post("/fine_tuning/jobs", json=_JOB | body), 400)
     assert error["code"] == "invalid_value"
-    assert (
-        path.removeprefix("training.").replace("warmup_ratio", "warmup_steps") in error["message"]
-    )
+    assert path.removeprefix("training.") in error["message"]
     assert json.dumps(value).strip("[]") in error["message"]
     assert accepted in error["message"]
 
