@@ -13,7 +13,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest
 OLDER_SDK := .venv/sdk/openai-1.109.1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve check test test-all openapi bench bench-gpu
+.PHONY: help setup demo serve check test test-all test-gpu openapi bench bench-gpu
 
 help:  ## Print this.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "make %-9s %s\n", $$1, $$2}'
@@ -41,6 +41,9 @@ test: setup  ## The tests that need nothing but Python.
 
 test-all: setup $(DEEPSPEED)  ## The rest: many processes, a compiler, a browser.
 	$(PYTEST) -m 'slow or browser'
+
+test-gpu: setup  ## The tests that need a GPU.
+	$(PYTEST) -m gpu
 
 # Built beside the torch that is installed; its parts are compiled when first used.
 $(DEEPSPEED): $(INSTALLED)
