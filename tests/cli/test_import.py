@@ -182,7 +182,7 @@ EXPECTED: Mapping[str, tuple[dict[str, Any], dict[str, Any], set[str]]] = {
             "data.max_length": 2048,
             "data.overlong": "truncate_end",
             "data.max_train_rows": 2000,
-            "data.max_eval_rows": 1000,
+            "data.max_eval_rows": None,
             "optimization.num_train_epochs": 3.0,
             "reporting.report_to": [],
         },
