@@ -1,6 +1,6 @@
 """From data files to the documents of a run: what is held out, repeated, left out, and told."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,6 +81,8 @@ class DataPlan:
             "rows_held_out": len(self.valid),
             "tokens": self.train.num_tokens,
             "target_tokens": self.train.num_targets,
+            "tokens_held_out": self.valid.num_tokens,
+            "target_tokens_held_out": self.valid.num_targets,
         }
 
     def preparation_in_words(self) -> str:
@@ -90,17 +92,22 @@ class DataPlan:
         return f"The data was found prepared: {self.num_found} of {files}, in {self.seconds:.2f} s."
 
     def in_words(self) -> str:
-        """One or two sentences on rows and tokens."""
+        """Two or three sentences on rows and tokens."""
         counts = self.counts
-        tokens, targets = self.train.num_tokens, self.train.num_targets
+        held_out = f" Held out: {_tokens(self.valid)} are measured." if self.valid else ""
         dropped = "; ".join(f"{n} {reason}" for reason, n in counts.dropped.items())
         return (
             f"{counts.rows_read} rows read: {self.num_train_rows} to train on, "
             f"{len(self.valid)} held out, {counts.num_dropped} dropped"
             f"{f' ({dropped})' if dropped else ''}, {counts.rows_cut} cut"
             f"{f', {counts.rows_split} split' if counts.rows_split else ''}. "
-            f"{tokens:,} tokens, of which {targets:,} ({targets / max(tokens, 1):.0%}) are trained."
+            f"{_tokens(self.train)} are trained.{held_out}"
         )
+
+
+def _tokens(choice: Choice) -> str:
+    tokens, targets = choice.num_tokens, choice.num_targets
+    return f"{tokens:,} tokens, of which {targets:,} ({targets / max(tokens, 1):.0%})"
 
 
 def plan_data(
@@ -116,7 +123,7 @@ def plan_data(
     numbers come between the two. The same files, settings and seed give the same plan.
 
     Raises:
-        RunError: No row is left to train on.
+        RunError: No row is left to train on, or more are left out than may be.
         training.data_files.DataError: A line is not a row of its file's format.
     """
     rng = np.random.default_rng(seed)
@@ -133,6 +140,7 @@ def plan_data(
     train = [_weighted(places, weight, rng) for places, weight in zip(kept, weights, strict=True)]
     if not sum(map(len, train)):
         raise _nothing_left(counts)
+    _check_dropped(counts, config.max_dropped)
     return DataPlan(
         train=Choice(parts, np.concatenate(train)),
         valid=Choice(parts, np.concatenate(held_out)),
@@ -206,15 +214,39 @@ def _nothing_left(counts: DataCounts) -> RunError:
             param="training.data.template",
             remedy=_REMEDIES[reason],
         )
-    reasons = "; ".join(
+    return RunError(
+        "no_target_tokens",
+        f"No row is left to train on, of {counts.rows_read} read: "
+        f"{_reasons(counts) or 'none was found'}.",
+        fault="data",
+        param="training.data.min_length" if counts.dropped.keys() == {TOO_SHORT} else None,
+        remedy=_remedies(counts.dropped or (NO_TARGET,)),
+    )
+
+
+def _check_dropped(counts: DataCounts, max_dropped: float) -> None:
+    share = counts.rows_left_out / counts.rows_read
+    if share > max_dropped:
+        raise RunError(
+            "invalid_data",
+            f"{counts.rows_left_out} of {counts.rows_read} rows are left out, which is "
+            f"{_percent(share)} where {_percent(max_dropped)} may be: {_reasons(counts)}.",
+            fault="data",
+            param="training.data.max_dropped",
+            remedy=f"{_remedies(counts.dropped)} Or raise training.data.max_dropped.",
+        )
+
+
+def _percent(share: float) -> str:
+    return f"{share * 100:.3g}%"
+
+
+def _reasons(counts: DataCounts) -> str:
+    return "; ".join(
         f"{number} {reason} ({counts.first_lines[reason]})"
         for reason, number in counts.dropped.items()
     )
-    remedies = dict.fromkeys(_REMEDIES[reason] for reason in counts.dropped or (NO_TARGET,))
-    return RunError(
-        "no_target_tokens",
-        f"No row is left to train on, of {counts.rows_read} read: {reasons or 'none was found'}.",
-        fault="data",
-        param="training.data.min_length" if counts.dropped.keys() == {TOO_SHORT} else None,
-        remedy=" ".join(remedies),
-    )
+
+
+def _remedies(reasons: Iterable[str]) -> str:
+    return " ".join(dict.fromkeys(_REMEDIES[reason] for reason in reasons))

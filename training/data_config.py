@@ -49,6 +49,9 @@ class DataConfig(Section):
     overlong: Literal["drop", "truncate_end", "truncate_prompt", "split"] = Field(
         "drop", description="What is done with rows of more than max_length tokens."
     )
+    max_dropped: Annotated[float, Field(ge=0, le=1)] = Field(
+        1.0, description="Share of the rows read that may be left out; with more the run fails."
+    )
     max_train_rows: PositiveInt | None = Field(
         None, description="Only the first so many usable rows are trained on; None: all."
     )

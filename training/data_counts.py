@@ -18,6 +18,8 @@ class DataCounts(BaseModel):
     Attributes:
         rows_cut: Trained on in part.
         rows_split: Trained on as several documents.
+        rows_left_out: Not trained on at all.
+        dropped: Under each reason, how many rows, or parts of rows that were split.
         first_lines: Under each reason to drop rows, where the first one stands and what was said
             of it.
         word_of_place: What a number of a row is called: its line, or its row.
@@ -27,6 +29,7 @@ class DataCounts(BaseModel):
     rows_read: int = 0
     rows_cut: int = 0
     rows_split: int = 0
+    rows_left_out: int = 0
     dropped: dict[str, int] = {}
     first_lines: dict[str, str] = {}
     word_of_place: str = "line"
@@ -44,6 +47,7 @@ class DataCounts(BaseModel):
         self.rows_read += other.rows_read
         self.rows_cut += other.rows_cut
         self.rows_split += other.rows_split
+        self.rows_left_out += other.rows_left_out
         for reason, number in other.dropped.items():
             self.dropped[reason] = self.dropped.get(reason, 0) + number
             line = other.first_lines[reason]

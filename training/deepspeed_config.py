@@ -5,6 +5,7 @@ and scheduler win over ours without a word), that write to paths of the worker, 
 elsewhere. Keys that repeat ours take `"auto"` only. Names: https://www.deepspeed.ai/docs/config-json
 """
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -16,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from training.section import CONFLICT, Section, complaint
+from training.section import CONFLICT, Conflict, Section, complaint
 
 _OURS = {
     "optimizer": "training.optimization.optim",
@@ -123,6 +124,14 @@ class DeepSpeedConfig(Section):
             words = f"{key} would override {_OURS[key]}: set that instead, and leave {key} out"
             raise complaint(CONFLICT, (key,), words, value[key])
         return value
+
+    def _conflicts(self) -> Iterator[Conflict]:
+        if self.zero_allow_untested_optimizer is False:
+            yield Conflict(
+                "zero_allow_untested_optimizer",
+                "zero_allow_untested_optimizer is true here, for the optimizer is one that "
+                "DeepSpeed did not make: set it to true, or leave it out",
+            )
 
     def as_given(self) -> dict[str, Any]:
         """The keys that were given, as DeepSpeed reads them."""

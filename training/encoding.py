@@ -184,7 +184,7 @@ class Encoder:
         joint = self._with_bos(self._ids(row.prompt + row.completion))
         splits_cleanly = joint[: len(prompt)] == prompt
         completion = joint[len(prompt) :] if splits_cleanly else self._ids(row.completion)
-        return prompt, [*completion, self._tokenizer.eos_token_id]
+        return prompt, self._with_eos(completion)
 
     def _joined(self, prompt: list[int], completion: list[int]) -> Document:
         input_ids = [*prompt, *completion]
@@ -203,10 +203,7 @@ class Encoder:
 
     def _plain(self, row: Text) -> Document:
         """A text and the end of sequence, once; all of it is trained on."""
-        input_ids = self._with_bos(self._ids(row.text))
-        eos = self._tokenizer.eos_token_id
-        if input_ids[-1:] != [eos]:
-            input_ids = [*input_ids, eos]
+        input_ids = self._with_eos(self._with_bos(self._ids(row.text)))
         return _document(input_ids, np.ones(len(input_ids), dtype=np.bool_))
 
     def _ids(self, text: str) -> list[int]:
@@ -217,6 +214,12 @@ class Encoder:
         """`ids` after the beginning of sequence, once, if the layout adds one."""
         bos = self._tokenizer.bos_token_id
         return [bos, *ids] if self._layout.adds_bos and ids[:1] != [bos] else ids
+
+    def _with_eos(self, ids: list[int]) -> list[int]:
+        """`ids` and the end of sequence, once: blanks may stand behind one that is there."""
+        eos = self._tokenizer.eos_token_id
+        said = self._before_blanks(ids, 0, len(ids))
+        return ids if ids[:said][-1:] == [eos] else [*ids, eos]
 
     def _chat(self, row: Conversation) -> Document:
         ids, turns = self._turns(row)
@@ -276,7 +279,7 @@ class Encoder:
             return last
         raise HiddenTurnError("the template closes the assistant's turn with no token of its own")
 
-    def _before_blanks(self, ids: Ids, first: int, last: int) -> int:
+    def _before_blanks(self, ids: Ids | list[int], first: int, last: int) -> int:
         """Where a turn ends without the blanks at its end, which a mark may hold."""
         while last > first and self._is_plain_blank(int(ids[last - 1])):
             last -= 1

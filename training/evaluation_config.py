@@ -1,10 +1,11 @@
 """What is saved, measured and sent while a run goes on. Light."""
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt
 
-from training.section import Section, Text
+from training.section import Conflict, Section, Text
 
 
 class CheckpointsConfig(Section):
@@ -29,6 +30,14 @@ class EvaluationConfig(Section):
         default=[], description="Prompts answered at each evaluation, to read along."
     )
     sample_max_new_tokens: Annotated[int, Field(ge=1, le=1024)] = 64
+
+    def _conflicts(self) -> Iterator[Conflict]:
+        if "sample_max_new_tokens" in self.changed() and not self.sample_prompts:
+            yield Conflict(
+                "sample_max_new_tokens",
+                "sample_max_new_tokens is the length of answers to sample_prompts, and there are "
+                "none: give some, or leave it out",
+            )
 
 
 class ReportingConfig(Section):

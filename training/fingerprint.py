@@ -17,7 +17,9 @@ from training.data_config import DataConfig
 from training.data_files import container_of_file
 from training.run_spec import DatasetSource
 
-_CHOOSING = frozenset({"block_size", "eval_split", "max_eval_rows", "max_train_rows", "packing"})
+_CHOOSING = frozenset(
+    {"block_size", "eval_split", "max_dropped", "max_eval_rows", "max_train_rows", "packing"}
+)
 """Keys that decide which of the documents are used, and how they are put into batches."""
 
 _LIBRARIES = ("jinja2", "numpy", "orjson", "pyarrow", "tokenizers", "transformers")

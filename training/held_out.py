@@ -12,6 +12,7 @@ def held_out_misfits(config: TrainingConfig, *, has_rows: bool) -> Iterator[Misf
         return
     asked = {
         "checkpoints.load_best_model_at_end": config.checkpoints.load_best_model_at_end,
+        "data.max_eval_rows": config.data.max_eval_rows is not None,
         "evaluation.early_stopping_patience": config.evaluation.early_stopping_patience is not None,
         "evaluation.eval_on_start": config.evaluation.eval_on_start,
         "evaluation.sample_prompts": bool(config.evaluation.sample_prompts),

@@ -13,7 +13,7 @@ from training.misfit import Misfit
 
 SEQ2SEQ_TEMPLATE = "alpaca_seq2seq"
 NAMES = "alpaca, chatml, vigogne_alpaca, vigogne_chat_v2 or vigogne_chat_v3"
-_UNTEMPLATED = frozenset({"prompt_completion", "text"})
+UNTEMPLATED = frozenset({"prompt_completion", "text"})
 _DATA = "training.data"
 
 
@@ -42,15 +42,32 @@ def layout_misfits(data: DataConfig, formats: Set[FormatName], kind: Kind) -> It
         yield from _with_an_encoder(data, formats)
     else:
         yield from _without_an_encoder(data, formats, kind)
-    if formats and not formats - _UNTEMPLATED:
-        if data.default_system is not None:
-            yield Misfit(
-                param=f"{_DATA}.default_system",
-                message="prompts and completions, and plain texts, have no system message",
-                remedy=f"remove {_DATA}.default_system, or send messages or instructions",
-            )
-    elif formats and data.template == "auto" and kind.has_template:
+    has_turns = bool(formats - UNTEMPLATED)
+    if has_turns and data.template == "auto" and kind.has_template:
         yield from _with_its_own_template(data)
+
+
+def idle_misfits(data: DataConfig, formats: Set[FormatName]) -> Iterator[Misfit]:
+    """Every key that would quietly do nothing, because no row is written in a layout.
+
+    Args:
+        data: What is asked.
+        formats: Of all files.
+    """
+    if not formats or formats - UNTEMPLATED:
+        return
+    asked = {
+        "default_system": (data.default_system is not None, "have no system message"),
+        "template": (data.template != "auto", "stand as they are, in no layout"),
+        "train_on": (data.train_on == "last_assistant", "have no turns"),
+    }
+    for key, (is_asked, words) in asked.items():
+        if is_asked:
+            yield Misfit(
+                param=f"{_DATA}.{key}",
+                message=f"prompts and completions, and plain texts, {words}",
+                remedy=f"remove {_DATA}.{key}, or send messages or instructions",
+            )
 
 
 def _with_its_own_template(data: DataConfig) -> Iterator[Misfit]:

@@ -15,7 +15,7 @@ from pydantic import (
 )
 
 from training.misfit import Misfit
-from training.optimizers import OPTIMIZERS, Optimizer
+from training.optimizers import ADAM_KEYS, OPTIMIZERS, Optimizer
 from training.schedules import SCHEDULES, Schedule
 from training.section import Conflict, InWords, Section, Text
 
@@ -174,12 +174,22 @@ class OptimizationConfig(Section):
                 remedy="set warmup_steps to 0, or train longer",
             )
 
+    def _idle_adam_keys(self) -> Iterator[Conflict]:
+        for key in self.changed():
+            if key in ADAM_KEYS and key not in self.optimizer.adam_keys:
+                yield Conflict(
+                    key,
+                    f"optim {self.optim!r} does not go by {key}: leave it out, or choose "
+                    '"adamw_torch"',
+                )
+
     def _conflicts(self) -> Iterator[Conflict]:
         optimizer, schedule = self.optimizer, self.schedule
         if self.warmup_steps >= 1 and not float(self.warmup_steps).is_integer():
             yield Conflict(
                 "warmup_steps", "warmup_steps is a share below 1 or a whole number of steps"
             )
+        yield from self._idle_adam_keys()
         yield from _problems("optim_args", optimizer.arguments, self.optim_args)
         yield from _problems("lr_scheduler_kwargs", schedule.arguments, self.lr_scheduler_kwargs)
         if optimizer.projects and self.optim_target_modules is None:

@@ -5,7 +5,7 @@ does not bring back, so that a run could not go on, and those for hardware that 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Annotated, Literal, Self
 
@@ -13,6 +13,8 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_
 
 from training.section import Section
 
+ADAM_KEYS = ("adam_beta1", "adam_beta2", "adam_epsilon")
+_BETAS = ADAM_KEYS[:2]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -92,6 +94,7 @@ class Optimizer:
 
     Attributes:
         arguments: What `optim_args` may hold.
+        adam_keys: Which of `ADAM_KEYS` it goes by.
         package: What it needs beside our own dependencies, as it is imported.
         needs_cuda: Whether it needs a GPU.
         projects: Whether it goes by `optim_target_modules`, and is for whole weights.
@@ -100,6 +103,7 @@ class Optimizer:
     """
 
     arguments: type[Section] = NoArguments
+    adam_keys: tuple[str, ...] = ADAM_KEYS
     package: str | None = None
     needs_cuda: bool = False
     projects: bool = False
@@ -114,40 +118,42 @@ _LOMO = Optimizer(
     refused="changes the weights while it goes back through them, without accumulation, clipping "
     "or a state in the checkpoint"
 )
-_GALORE = Optimizer(GaLore, package="galore_torch", projects=True)
+_GALORE = Optimizer(GaLore, (), package="galore_torch", projects=True)
 _SCHEDULE_FREE = Optimizer(ScheduleFree, package="schedulefree", averages=True)
 
 OPTIMIZERS: Mapping[str, Optimizer] = MappingProxyType(
     {
         "adamw_torch": Optimizer(),
         "adamw_torch_fused": Optimizer(),
-        "adafactor": Optimizer(),
-        "sgd": Optimizer(Sgd),
-        "adagrad": Optimizer(Adagrad),
-        "rmsprop": Optimizer(Rmsprop),
+        "adafactor": Optimizer(adam_keys=()),
+        "sgd": Optimizer(Sgd, ()),
+        "adagrad": Optimizer(Adagrad, ()),
+        "rmsprop": Optimizer(Rmsprop, ()),
         **dict.fromkeys(
             ("adamw_bnb_8bit", "adamw_8bit", "paged_adamw_32bit", "paged_adamw_8bit"), Optimizer()
         ),
         **dict.fromkeys(
-            ("lion_32bit", "lion_8bit", "paged_lion_32bit", "paged_lion_8bit"), Optimizer()
+            ("lion_32bit", "lion_8bit", "paged_lion_32bit", "paged_lion_8bit"),
+            Optimizer(adam_keys=_BETAS),
         ),
         **dict.fromkeys(
             ("ademamix", "ademamix_8bit", "paged_ademamix_32bit", "paged_ademamix_8bit"),
             Optimizer(AdEmaMix),
         ),
         **dict.fromkeys(
-            ("rmsprop_bnb", "rmsprop_bnb_8bit", "rmsprop_bnb_32bit"), Optimizer(EightBitRmsprop)
+            ("rmsprop_bnb", "rmsprop_bnb_8bit", "rmsprop_bnb_32bit"),
+            Optimizer(EightBitRmsprop, ()),
         ),
         "adamw_torch_4bit": Optimizer(TorchAo, package="torchao"),
         "adamw_torch_8bit": Optimizer(TorchAo, package="torchao"),
         "schedule_free_radam": _SCHEDULE_FREE,
         "schedule_free_adamw": _SCHEDULE_FREE,
-        "schedule_free_sgd": _SCHEDULE_FREE,
+        "schedule_free_sgd": replace(_SCHEDULE_FREE, adam_keys=()),
         "stable_adamw": Optimizer(StableAdamW, package="optimi"),
         "galore_adamw": _GALORE,
         "galore_adafactor": _GALORE,
         "galore_adamw_8bit": Optimizer(
-            GaLore, package="galore_torch", projects=True, needs_cuda=True
+            GaLore, (), package="galore_torch", projects=True, needs_cuda=True
         ),
         "apollo_adamw": Optimizer(Apollo, package="apollo_torch", projects=True),
         "galore_adamw_layerwise": _LAYERWISE,

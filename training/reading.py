@@ -59,20 +59,21 @@ class DataReader:
         counts = DataCounts(word_of_place=word_of_place(container_of_file(path)))
         for row in read_rows(path, source.format):
             counts.rows_read += 1
-            outcome = self._encoder.outcome(row)
-            if isinstance(outcome, Refusal):
-                counts.drop(outcome.reason, row.line, outcome.detail)
-                continue
-            for document in self._usable(row, outcome, counts):
+            documents = self._usable(row, counts)
+            counts.rows_left_out += not documents
+            for document in documents:
                 writer.append(document, row.line)
             self._heartbeat()
         return counts
 
-    def _usable(self, row: Row, document: Document, counts: DataCounts) -> list[Document]:
+    def _usable(self, row: Row, counts: DataCounts) -> list[Document]:
         """What is trained on of a row; if nothing is, the reason is counted."""
         limits = self._config
         assert limits.max_length is not None, "the configuration is not resolved"
-        if not document.num_targets:
+        document = self._encoder.outcome(row)
+        if isinstance(document, Refusal):
+            counts.drop(document.reason, row.line, document.detail)
+        elif not document.num_targets:
             counts.drop(NO_TARGET, row.line, "no token takes loss")
         elif len(document) > limits.max_length:
             return self._fitted(row, document, counts)

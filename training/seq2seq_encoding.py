@@ -54,9 +54,7 @@ class Seq2SeqEncoder(Encoder):
         return [*ids, eos] if writes_eos or not ids else ids
 
     def _answer(self, text: str) -> list[int]:
-        eos = self._tokenizer.eos_token_id
-        ids = self._ids(text)
-        return ids if ids[-1:] == [eos] else [*ids, eos]
+        return self._with_eos(self._ids(text))
 
 
 def encoder_type(*, has_encoder: bool) -> type[Encoder]:

@@ -272,9 +272,10 @@ def _carry_max_samples(draft: Draft, keys: Mapping[str, Value]) -> None:
         if each is None:
             return {f"{_DATA}.max_train_rows": value}
         held_out = round(each * num_sets * share)
+        validates = draft.value("validation_file") is not None or "eval_dataset" in keys
         return {
             f"{_DATA}.max_train_rows": each * num_sets - held_out,
-            f"{_DATA}.max_eval_rows": held_out or each,
+            f"{_DATA}.max_eval_rows": held_out or (each if validates else None),
         }
 
     draft.carry_by(rows, "max_samples", keys["max_samples"])

@@ -11,6 +11,7 @@ from cli.errors import CliError
 from cli.importing.draft import Draft, LeftOut, Rule, Settings, Value, left_out, to
 from cli.importing.scalars import scalar
 from training.adapter_config import AdapterConfig
+from training.layout_fit import UNTEMPLATED
 from training.section import Section
 
 STRATEGY = "training.parallelism.strategy"
@@ -169,6 +170,10 @@ def leave_out_misfits(draft: Draft) -> None:
         draft.withdraw(ATTENTION, "FlashAttention computes in 16 bits")
     if draft.value("training.data.packing"):
         draft.withdraw(_SAMPLING, "packed blocks are always shuffled")
+    if draft.value("validation_file") is None and not draft.value("training.data.eval_split"):
+        draft.withdraw("training.data.max_eval_rows", "no rows are held out")
+    if draft.value("training.data.format") in UNTEMPLATED:
+        draft.withdraw("training.data.template", "texts stand as they are, in no layout")
 
 
 def _leave_out_quantization(draft: Draft) -> None:

@@ -5,7 +5,7 @@ A file that is still to be checked decides nothing yet; the job then waits, see
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,12 +17,14 @@ from jobs.models import File, Job
 from jobs.repository import Lock, file_of
 from jobs.requests import JobRequest
 from jobs.service.files import CHECKED_PURPOSE
+from jobs.service.starts import Start, without_inherited
 from jobs.states import FileStatus
 from training.combinations import no_loss_to_follow
 from training.config import TrainingConfig, resolved
-from training.data_config import FORMAT_NAMES
+from training.data_config import FORMAT_NAMES, DataConfig, FormatName
 from training.facts import ModelFacts, data_misfits, misfits
 from training.held_out import held_out_misfits
+from training.layout_fit import idle_misfits
 from training.misfit import Misfit
 from training.run_length import total_steps
 
@@ -110,22 +112,31 @@ def check_format(training: TrainingConfig, inputs: Sequence[Input]) -> None:
             )
 
 
-def resolve(training: TrainingConfig, facts: ModelFacts, inputs: Sequence[Input]) -> TrainingConfig:
+def resolve(
+    training: TrainingConfig, facts: ModelFacts, inputs: Sequence[Input], start: Start | None
+) -> TrainingConfig:
     """The configuration with nothing left to choose, as far as the files are known.
+
+    Args:
+        training: What is asked, with what is taken over from `start`.
+        facts: Of the base model.
+        inputs: The files.
+        start: What training goes on from.
 
     Raises:
         InvalidRequest: It does not fit the model, or the rows.
     """
     rows = sum((i.file.num_rows or 0) * i.weight for i in inputs if i.role == "training")
     num_rows = max(1, math.ceil(rows))
-    settled = resolved(training, num_rows=num_rows, context_length=facts.context_length)
     formats = {item.file.format for item in inputs if item.file.format is not None}
+    settled = resolved(training, num_rows=num_rows, context_length=facts.context_length)
+    settled = settled.model_copy(update={"data": _laid_out(settled.data, facts, formats, start)})
     holds_out = settled.data.eval_split > 0 or any(i.role == "validation" for i in inputs)
     unfit = (
         *misfits(settled, facts),
         *data_misfits(settled.data, facts, formats),
         *held_out_misfits(settled, has_rows=holds_out),
-        *(() if is_waited_for(inputs) else _length_misfits(settled, num_rows)),
+        *(() if is_waited_for(inputs) else _misfits_of_rows(settled, formats, num_rows)),
     )
     for misfit in unfit:
         raise InvalidRequest(str(misfit), param=misfit.param)
@@ -135,8 +146,22 @@ def resolve(training: TrainingConfig, facts: ModelFacts, inputs: Sequence[Input]
     return settled
 
 
-def _length_misfits(training: TrainingConfig, num_rows: int) -> Iterator[Misfit]:
-    """Rows may be left out, so that a run is shorter; only where they are split is it longer."""
+def _laid_out(
+    data: DataConfig, facts: ModelFacts, formats: Set[FormatName], start: Start | None
+) -> DataConfig:
+    """`data` without what was taken over, but is not for rows of these formats."""
+    if start is None:
+        return data
+    misfits = (*data_misfits(data, facts, formats), *idle_misfits(data, formats))
+    return without_inherited(data, start, {misfit.param for misfit in misfits})
+
+
+def _misfits_of_rows(
+    training: TrainingConfig, formats: Set[FormatName], num_rows: int
+) -> Iterator[Misfit]:
+    """What does not fit the rows of files that are all known."""
+    yield from idle_misfits(training.data, formats)
+    # Rows may be left out, so that a run is shorter; only where they are split is it longer.
     if training.data.overlong != "split":
         yield from training.optimization.length_misfits(total_steps(training, num_rows))
 

@@ -5,7 +5,7 @@ the same base; a whole model is loaded in the base's place, and so is the whole 
 was trained on, however many jobs lie between.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,8 @@ _STAGED_SUFFIXES = (".safetensors", ".json", ".jinja", ".md", ".model", ".txt")
 _NOT_STAGED = frozenset({MANIFEST, "ledger.json", "trainer_state.json"})
 _FREE_KEYS = frozenset({"lora_dropout", "loraplus_lr_ratio"})
 """Of an adapter: they may change on the way, for no weight depends on them."""
+_LAYOUT_KEYS = frozenset({"template", "default_system", "add_bos_token"})
+"""Of the data: they shape the template that a job is trained in and saved with."""
 _TOKEN_KEYS = ("add_tokens", "add_special_tokens")
 
 
@@ -120,16 +122,35 @@ def inherited(training: TrainingConfig, start: Start | None) -> TrainingConfig:
     if start is None:
         return training
     before = start.training
-    update: dict[str, Any] = {"data": _same_template(training.data, before.data)}
+    update: dict[str, Any] = {"data": _same_layout(training.data, before)}
     if start.is_adapter:
         update["adapter"] = _same_adapter(training.adapter, before.adapter, start.name)
         update["model"] = _same_tokens(training.model, before.model, start.name)
     return training.model_copy(update=update)
 
 
+def without_inherited(data: DataConfig, start: Start, params: Container[str]) -> DataConfig:
+    """`data` without those of `params` that are part of its start's layout, and say the same."""
+    kept = _values(start.training.data, _LAYOUT_KEYS)
+    idle = {k for k, v in kept.items() if f"training.data.{k}" in params and getattr(data, k) == v}
+    return data.model_copy(update=_values(DataConfig(), idle))
+
+
+def start_of(session: Session, job: Job) -> Start | None:
+    """What a job goes on from."""
+    if job.start_job_id is None:
+        return None
+    checkpoint = (
+        None
+        if job.start_checkpoint_id is None
+        else session.get_one(Checkpoint, job.start_checkpoint_id)
+    )
+    return Start(session.get_one(Job, job.start_job_id), checkpoint)
+
+
 def tuned_weights(session: Session, job: Job) -> TunedWeights:
     """What the job's run has to load of what was tuned before it."""
-    return _weights(session, _start_of(session, job))
+    return _weights(session, start_of(session, job))
 
 
 def trained_weights(session: Session, job: Job, checkpoint: Checkpoint | None) -> TunedWeights:
@@ -142,7 +163,7 @@ def _weights(session: Session, start: Start | None) -> TunedWeights:
     while start is not None:
         if not start.is_adapter:
             return TunedWeights(_stored(session, start), _stored(session, adapter))
-        adapter, start = adapter or start, _start_of(session, start.job)
+        adapter, start = adapter or start, start_of(session, start.job)
     return TunedWeights(None, _stored(session, adapter))
 
 
@@ -188,11 +209,17 @@ def _check_ready(base: Model) -> None:
         )
 
 
-def _same_template(asked: DataConfig, before: DataConfig) -> DataConfig:
-    """What was learnt was learnt in a template: it is kept unless another one is asked for."""
-    if "template" in asked.model_fields_set:
-        return asked
-    return asked.model_copy(update={"template": before.template})
+def _same_layout(asked: DataConfig, before: TrainingConfig) -> DataConfig:
+    """What was learnt was learnt in a layout: each key of it is kept unless it is asked for."""
+    given = asked.model_fields_set
+    template = asked.template if "template" in given else before.data.template
+    if before.adapter.type == "none" and template == "auto":
+        given = given | {"default_system"}  # a whole model brings its template, which has that
+    return asked.model_copy(update=_values(before.data, _LAYOUT_KEYS - given))
+
+
+def _values(data: DataConfig, keys: Iterable[str]) -> dict[str, Any]:
+    return {key: getattr(data, key) for key in keys}
 
 
 def _same_adapter(asked: AdapterConfig, before: AdapterConfig, name: str) -> AdapterConfig:
@@ -221,17 +248,6 @@ def _mismatch(param: str, value: object, kept: object, name: str) -> InvalidRequ
         param=param,
         code="adapter_mismatch",
     )
-
-
-def _start_of(session: Session, job: Job) -> Start | None:
-    if job.start_job_id is None:
-        return None
-    checkpoint = (
-        None
-        if job.start_checkpoint_id is None
-        else session.get_one(Checkpoint, job.start_checkpoint_id)
-    )
-    return Start(session.get_one(Job, job.start_job_id), checkpoint)
 
 
 def _stored(session: Session, start: Start | None) -> StoredWeights | None:

@@ -45,7 +45,7 @@ def submit(session: Session, identity: Identity, request: JobRequest) -> Job:
     inputs = inputs_of(session, identity, request)
     check_format(request.training, inputs)
     asked = _put_together(request, origin.start)
-    training, status = resolve(asked, facts, inputs), JobStatus.QUEUED
+    training, status = resolve(asked, facts, inputs, origin.start), JobStatus.QUEUED
     if is_waited_for(inputs):
         training, status = asked, JobStatus.VALIDATING_FILES
     job = _insert(session, _new_job(session, identity, request, origin, training, status))

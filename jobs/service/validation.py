@@ -15,6 +15,7 @@ from jobs.repository import files_of_job
 from jobs.service.hyperparameters import echoed
 from jobs.service.inputs import Input, check_format, in_error, is_waited_for, resolve
 from jobs.service.moves import fail, move
+from jobs.service.starts import start_of
 from jobs.states import FileStatus, JobStatus
 from training.config import TrainingConfig
 from training.events import Failure
@@ -73,7 +74,7 @@ def _complete(session: Session, job: Job, pins: Sequence[JobFile], inputs: Seque
     facts = ModelFacts.model_validate(session.get_one(Model, job.model_id).facts)
     try:
         check_format(asked, inputs)
-        training = resolve(asked, facts, inputs)
+        training = resolve(asked, facts, inputs, start_of(session, job))
     except InvalidRequest as refusal:
         fail(
             session,

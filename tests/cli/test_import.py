@@ -182,7 +182,7 @@ EXPECTED: Mapping[str, tuple[dict[str, Any], dict[str, Any], set[str]]] = {
             "data.max_length": 2048,
             "data.overlong": "truncate_end",
             "data.max_train_rows": 2000,
-            "data.max_eval_rows": 1000,
+            "data.max_eval_rows": None,
             "optimization.num_train_epochs": 3.0,
             "reporting.report_to": [],
         },
@@ -362,6 +362,36 @@ wandb_name: "1e3"
     assert training["optimization"]["per_device_train_batch_size"] == 2
     assert training["optimization"]["gradient_checkpointing"] is True
     assert noted(err) == set()
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "note"),
+    [
+        (
+            "train_sft --model_name_or_path m --train_file a.json --adapter lora "
+            "--max_eval_samples 5",
+            "max_eval_rows",
+            "--max_eval_samples: no rows are held out",
+        ),
+        (
+            "base_model: m\nadapter: lora\nchat_template: chatml\n"
+            "datasets: [{path: a.jsonl, type: completion}]\n",
+            "template",
+            "chat_template: texts stand as they are, in no layout",
+        ),
+        (
+            f"{LLAMA_FACTORY}optim: adafactor\nadam_beta1: 0.5\n",
+            "adam_beta1",
+            "adam_beta1: optim 'adafactor' does not go by adam_beta1",
+        ),
+    ],
+)
+def test_what_would_have_no_effect_is_left_out(
+    tunesmith: Tunesmith, text: str, key: str, note: str
+) -> None:
+    job, err = imported(tunesmith, text)
+    assert f'"{key}"' not in json.dumps(job)
+    assert note in err
 
 
 WANDB = {"type": "wandb", "wandb": {"project": "huggingface"}}

@@ -83,19 +83,20 @@ run_name: "010"
 @pytest.mark.parametrize(
     ("said", "rows", "keys"),
     [
-        ("dataset: a.json", (9, 9), set()),
-        ("dataset: a.json,b.json,c.json", (27, 9), {"max_samples"}),
+        ("dataset: a.json", (9, None), set()),
+        ("dataset: a.json\neval_dataset: b.json", (9, 9), set()),
+        ("dataset: a.json,b.json,c.json", (27, None), {"max_samples"}),
         ("dataset: a.json\nval_size: 0.3333", (6, 3), set()),
         ("dataset: [a.json, b.json]\nval_size: 0.5", (9, 9), {"max_samples"}),
-        ("dataset: a.json\nval_size: 100", (9, 9), {"val_size"}),
+        ("dataset: a.json\nval_size: 100", (9, None), {"val_size"}),
     ],
 )
 def test_llama_factory_takes_so_many_rows_of_each_data_set(
-    tunesmith: Tunesmith, said: str, rows: tuple[int, int], keys: set[str]
+    tunesmith: Tunesmith, said: str, rows: tuple[int, int | None], keys: set[str]
 ) -> None:
     job, err = imported(tunesmith, f"model_name_or_path: m\n{said}\nmax_samples: 9\n")
     data = job["training"]["data"]
-    assert (data["max_train_rows"], data["max_eval_rows"]) == rows
+    assert (data["max_train_rows"], data.get("max_eval_rows")) == rows
     assert noted(err) == keys
 
 

@@ -15,10 +15,11 @@ from jobs.requests import ModelRequest
 from jobs.service import catalogue, claims, records
 from jobs.service.claims import Claim, TrainAssignment
 from jobs.service.endings import Ending, StoredArtifact
-from jobs.states import RunOutcome
+from jobs.states import JobStatus, RunOutcome
 from tests.jobs.conftest import local_worlds
 from tests.jobs.world import World, fence_of, offer
 from training.events import CheckpointSaved
+from training.file_check import FileReport
 from training.run_directory import FileEntry, Manifest
 
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
@@ -134,6 +135,69 @@ def test_keys_that_agree_and_keys_that_may_change(world: World) -> None:
     job = submit(world, parent.fine_tuned_model, training)
     assert job.training["adapter"]["lora_dropout"] == 0.3
     assert job.training["data"]["template"] == "alpaca"
+
+
+ZOE = {"template": "vigogne_chat_v2", "default_system": "Tu es Zoé.", "add_bos_token": False}
+LAYOUT = ZOE.keys()
+PAIR = {"prompt": "a", "completion": "b"}
+
+
+def layout(job: Job) -> dict[str, Any]:
+    return {key: job.training["data"][key] for key in LAYOUT}
+
+
+def data(**keys: Any) -> dict[str, Any]:
+    return {"data": keys}
+
+
+def test_the_layout_is_taken_over_key_by_key(world: World) -> None:
+    adapter = tuned(world, training=data(**ZOE))
+    whole = tuned(world, training={**data(**ZOE), **FULL}, members=WHOLE)
+    for name in (adapter.fine_tuned_model, whole.fine_tuned_model):
+        assert layout(submit(world, name)) == ZOE
+        for own in (
+            {"template": "vigogne_chat_v3"},
+            {"default_system": "Sois bref."},
+            {"default_system": None},
+            {"add_bos_token": None},
+            {**ZOE, "default_system": "", "template": "chatml"},
+        ):
+            assert layout(submit(world, name, data(**own))) == {**ZOE, **own}
+
+
+def test_a_template_that_a_whole_model_brings_has_its_system_message(world: World) -> None:
+    mine = data(default_system="Be kind.")
+    adapter = tuned(world, training=mine).fine_tuned_model
+    whole = tuned(world, training={**mine, **FULL}, members=WHOLE).fine_tuned_model
+    assert layout(submit(world, adapter))["default_system"] == "Be kind."
+    assert layout(submit(world, whole))["default_system"] is None
+    named = submit(world, whole, data(template="chatml"))
+    assert layout(named)["default_system"] == "Be kind."
+
+
+def test_what_is_taken_over_but_not_for_such_rows_is_left_out(world: World) -> None:
+    parent = tuned(world, training=data(**ZOE)).fine_tuned_model
+    pairs = world.file([PAIR]).id
+    of_pairs = {"template": "auto", "default_system": None, "add_bos_token": False}
+    assert layout(world.submit(model=parent, training_file=pairs)) == of_pairs
+    with pytest.raises(InvalidRequest, match="stand as they are"):
+        world.submit(model=parent, training_file=pairs, training=data(template="chatml"))
+    own = submit(world, parent, data(template="auto"))
+    assert layout(own) == {**ZOE, "template": "auto", "add_bos_token": None}
+
+
+def test_what_is_taken_over_waits_for_the_rows(world: World) -> None:
+    parent = tuned(world, training=data(**ZOE)).fine_tuned_model
+    file = world.unchecked()
+    job = world.submit(model=parent, training_file=file.id)
+    assert layout(job) == ZOE
+    claimed = begin(world)
+    assert claimed.file_id == file.id
+    report = FileReport("prompt_completion", 40, 0, (), {}, {}, "csv")
+    world.finish(claimed, Ending(RunOutcome.SUCCEEDED, report=report))
+    settled = world.job(job.id)
+    assert settled.status == JobStatus.QUEUED
+    assert layout(settled) == {"template": "auto", "default_system": None, "add_bos_token": False}
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,10 @@ from pydantic import ValidationError
 from jobs.errors import InvalidRequest
 from jobs.models import Event, Job, JobFile, Model
 from jobs.requests import ModelRequest
-from jobs.service import catalogue, files
+from jobs.service import catalogue, files, specs
 from tests.jobs.conftest import local_worlds
 from tests.jobs.world import CHAT_ROW, FACTS, INSTRUCT_ROW, World
+from training.data_config import DataConfig
 
 HYPER = "method.supervised.hyperparameters"
 
@@ -55,6 +56,11 @@ REFUSED = {
     "samples at no evaluation": (
         {"training": {"evaluation": {"sample_prompts": ["Hello?"]}}},
         "training.evaluation.sample_prompts",
+        "needs held-out rows; give a validation_file",
+    ),
+    "a cap on no rows": (
+        {"training": {"data": {"max_eval_rows": 5}}},
+        "training.data.max_eval_rows",
         "needs held-out rows; give a validation_file",
     ),
     "no GPU for what needs one": (
@@ -157,6 +163,36 @@ def test_refused_by_the_rules(ready: World, chat: str, body, param, message):
     assert _ids(ready) == before
 
 
+@pytest.mark.parametrize(
+    ("data", "param"),
+    [
+        ({"template": "chatml"}, "template"),
+        ({"train_on": "last_assistant"}, "train_on"),
+        ({"default_system": "Be kind."}, "default_system"),
+    ],
+)
+def test_what_is_for_turns_is_refused_where_no_file_has_any(ready: World, chat: str, data, param):
+    pairs = ready.file([{"prompt": "a", "completion": "b"}]).id
+    with pytest.raises(InvalidRequest, match="prompts and completions, and plain texts") as refusal:
+        ready.submit(training_file=pairs, training={"data": data})
+    assert refusal.value.param == f"training.data.{param}"
+    both = [{"file": pairs}, {"file": chat}]
+    job = ready.submit(training_files=both, training={"data": data})
+    assert job.training["data"][param] == data[param]
+    ready.submit(
+        training_files=[{"file": pairs}, {"file": ready.unchecked().id}], training={"data": data}
+    )
+
+
+def test_a_finished_job_written_out_with_all_keys_is_taken_again(ready: World):
+    for rows in ([CHAT_ROW], [{"prompt": "a", "completion": "b"}]):
+        job = ready.submit(training_file=ready.file(rows).id, training=_optimization(optim="sgd"))
+        with ready.db.reading() as session:
+            body = specs.spec(session, ready.me, job.id)
+        assert set(DataConfig.model_fields) == body["training"]["data"].keys()
+        assert ready.submit(**body).training == job.training
+
+
 def _ids(world: World) -> set[str]:
     return {row.id for model in (Job, Event) for row in world.all(model)}
 
@@ -207,6 +243,28 @@ UNREADABLE = {
     "colon in the suffix": ({"suffix": "a:b"}, "suffix"),
     "no time": ({"limits": {"max_runtime_seconds": 0}}, "limits.max_runtime_seconds"),
     "not a number": ({"training": _optimization(weight_decay=float("nan"))}, "weight_decay"),
+    "answers to no prompts": (
+        {"training": {"evaluation": {"sample_max_new_tokens": 65}}},
+        "training.evaluation.sample_max_new_tokens",
+    ),
+    "betas of no Adam": (
+        {"training": _optimization(optim="sgd", adam_beta1=0.5)},
+        "training.optimization.adam_beta1",
+    ),
+    "an optimizer that DeepSpeed may not take": (
+        {
+            "training": {
+                "parallelism": {
+                    "strategy": "zero2",
+                    "deepspeed": {
+                        "zero_optimization": {"stage": 2},
+                        "zero_allow_untested_optimizer": False,
+                    },
+                }
+            }
+        },
+        "training.parallelism.deepspeed.zero_allow_untested_optimizer",
+    ),
     "half a step of warm-up": (
         {"training": _optimization(warmup_steps=1.5)},
         "training.optimization.warmup_steps",

@@ -191,6 +191,7 @@ def test_perplexity_is_of_the_exact_loss(kept: RunDirectory) -> None:
     ("section", "key", "value"),
     [
         ("checkpoints", "load_best_model_at_end", True),
+        ("data", "max_eval_rows", 3),
         ("evaluation", "early_stopping_patience", 2),
         ("evaluation", "eval_on_start", True),
         ("evaluation", "sample_prompts", ["Hello?"]),

@@ -105,6 +105,56 @@ def test_rows_that_are_all_too_short_are_no_reason_to_raise_max_length(
     assert caught.value.failure.remedy == "Lower training.data.min_length, or give longer rows."
 
 
+def test_more_rows_left_out_than_may_be_are_a_failure_that_says_why(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    rows = [SHORT, LONG_QUESTION, SILENT, LONG_ANSWER]
+    told = rf"^3 of 4 rows are left out, which is 75% where 74\.9% may be: 2 {TOO_LONG} \(line 2: "
+    with pytest.raises(RunError, match=rf"{told}.*; 1 {NO_TARGET} \(line 3: ") as caught:
+        plan(tiny_model, tmp_path, rows, max_dropped=0.749)
+    failure = caught.value.failure
+    assert (failure.code, failure.fault) == ("invalid_data", "data")
+    assert failure.param == "training.data.max_dropped"
+    assert failure.remedy == (
+        "Raise training.data.max_length. Give every row an answer that takes loss. "
+        "Or raise training.data.max_dropped."
+    )
+    assert plan(tiny_model, tmp_path, rows, max_dropped=0.75).num_train_rows == 1
+    assert plan(tiny_model, tmp_path, rows).num_train_rows == 1
+
+
+def test_rows_that_the_template_refuses_and_rows_of_a_validation_file_are_left_out_too(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(RunError, match=rf"^1 of 2 rows .*: 1 {LEFT_OUT} \(line 2: "):
+        plan(tiny_model, tmp_path, [SHORT, WITH_TOOLS], max_dropped=0)
+    with pytest.raises(RunError, match=r"^1 of 3 rows .* 33\.3% where 0% .*: 1 .*\(file 2, line 1"):
+        plan(tiny_model, tmp_path, [SHORT, SHORT], valid=[LONG_ANSWER], max_dropped=0)
+
+
+def test_what_the_owner_leaves_out_himself_is_allowed(tiny_model: Path, tmp_path: Path) -> None:
+    rows = numbered(20)
+    kept = plan(tiny_model, tmp_path, rows, weight=0.5, max_train_rows=4, max_dropped=0)
+    assert len(kept.train) == 2
+
+
+def test_tokens_are_told_of_both_sides(tiny_model: Path, tmp_path: Path) -> None:
+    made = plan(tiny_model, tmp_path, [SHORT, SHORT], valid=[SHORT])
+    (held_out,) = made.valid
+    tokens, targets = len(held_out), held_out.num_targets
+    share = f"{targets / tokens:.0%}"
+    facts = made.as_facts()
+    assert (facts["tokens"], facts["target_tokens"]) == (2 * tokens, 2 * targets)
+    assert (facts["tokens_held_out"], facts["target_tokens_held_out"]) == (tokens, targets)
+    assert made.in_words().endswith(
+        f". {2 * tokens} tokens, of which {2 * targets} ({share}) are trained. "
+        f"Held out: {tokens} tokens, of which {targets} ({share}) are measured."
+    )
+    alone = plan(tiny_model, tmp_path, [SHORT])
+    assert alone.in_words().endswith(" are trained.")
+    assert alone.as_facts()["tokens_held_out"] == 0
+
+
 def numbered(count: int) -> list[dict[str, Any]]:
     return [talk(f"number {i}", f"it is {i}") for i in range(count)]
 

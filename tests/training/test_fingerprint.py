@@ -25,6 +25,7 @@ OTHER_VALUES: dict[str, Any] = {
     "max_length": 65,
     "min_length": 2,
     "overlong": "split",
+    "max_dropped": 0.5,
     "max_train_rows": 5,
     "max_eval_rows": 5,
     "eval_split": 0.1,
@@ -32,7 +33,9 @@ OTHER_VALUES: dict[str, Any] = {
     "packing": True,
     "block_size": 4096,
 }
-ONLY_CHOOSE = {"max_train_rows", "max_eval_rows", "eval_split", "packing", "block_size"}
+ONLY_CHOOSE = {
+    *("block_size", "max_dropped", "max_train_rows", "max_eval_rows", "eval_split", "packing"),
+}
 TEMPLATE = "{% for message in messages %}{{ message['content'] }}<|im_end|>{% endfor %}"
 
 

@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import get_args
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -181,6 +182,19 @@ def test_orders_are_told_apart_however_many_there_are(monkeypatch: pytest.Monkey
     monkeypatch.setattr("training.roles._MAX_KNOWN", 3)
     rows = [row(*[turn("user")] * n, turn("assistant")) for n in range(1, 90)]
     assert checked(b"\n".join(rows), max_line_bytes=1 << 20).remarks == {SAME_ROLE: 88}
+
+
+@pytest.mark.parametrize(
+    ("first", "last"), [(1, "text"), (None, "text"), (None, 1.5), ("text", {"a": [1]})]
+)
+def test_a_column_of_the_owners_may_change_its_type_in_the_last_row(first, last, written):
+    """However late that is, and whether nulls came first."""
+    rows = [{"prompt": "a", "completion": "b", "own": first}] * 20_000
+    rows.append({"prompt": "a", "completion": "b", "own": last})
+    content = b"".join(orjson.dumps(row) + b"\n" for row in rows)
+    report = checked(content)
+    assert (report.num_rows, report.num_errors, report.format) == (20_001, 0, "prompt_completion")
+    assert sum(1 for _ in read_rows(written(content))) == 20_001
 
 
 class TestFileChecker:

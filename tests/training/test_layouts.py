@@ -14,7 +14,7 @@ from training.data_config import DataConfig
 from training.documents import Document
 from training.encoding import Encoder
 from training.failures import RunError
-from training.layout_fit import SEQ2SEQ_TEMPLATE
+from training.layout_fit import SEQ2SEQ_TEMPLATE, idle_misfits
 from training.layouts import NAMED_TEMPLATES, Layout, choose_layout, merge_vigogne
 from training.rows import Conversation, Instruction, Message
 
@@ -203,6 +203,8 @@ def test_a_beginning_of_sequence_can_be_left_out_and_asked_for(
         ({"add_bos_token": True}, {"prompt_completion"}, "add_bos_token"),
         ({"add_bos_token": False}, {"messages"}, "add_bos_token"),
         ({"default_system": S}, {"prompt_completion"}, "default_system"),
+        ({"template": "chatml"}, {"prompt_completion", "text"}, "template"),
+        ({"train_on": "last_assistant"}, {"text"}, "train_on"),
     ],
 )
 def test_what_a_tokenizer_or_a_template_cannot_do_is_refused(
@@ -211,6 +213,14 @@ def test_what_a_tokenizer_or_a_template_cannot_do_is_refused(
     with pytest.raises(RunError) as refused:
         choose_layout(tokenizer, DataConfig(**data), formats)
     assert refused.value.failure.param == f"training.data.{param}"
+
+
+@pytest.mark.parametrize("data", [{}, {"template": "auto", "train_on": "everything"}])
+def test_what_shapes_no_text_passes_at_its_default(data: dict[str, Any]) -> None:
+    whole = DataConfig(**data).model_dump()
+    assert not list(idle_misfits(DataConfig(**whole), {"prompt_completion"}))
+    keys = {"template": "chatml", "default_system": S, "train_on": "last_assistant"}
+    assert not list(idle_misfits(DataConfig(**keys), {"text", "messages"}))
 
 
 @pytest.mark.parametrize(
@@ -232,6 +242,23 @@ def test_an_instruction_in_the_layout_of_vigogne(tokenizer: PreTrainedTokenizerB
     assert tokenizer.decode(encode(tokenizer, layout, row).input_ids) == expected
     unmerged = tokenizer.decode(encode(tokenizer, layout, Instruction(1, "Add!", "two")).input_ids)
     assert "### Instruction:\nAdd!\n\n" in unmerged
+
+
+@pytest.mark.parametrize(
+    ("data", "taken_over"),
+    [
+        *(({"template": name, "default_system": S, "add_bos_token": False}, ...) for name in NAMES),
+        ({"default_system": S}, {"default_system": None}),
+    ],
+)
+def test_what_goes_on_from_a_whole_model_has_its_layout(
+    with_bos: PreTrainedTokenizerBase, tmp_path: Path, data: dict[str, Any], taken_over: Any
+) -> None:
+    """Whose tokenizer has the template that was saved."""
+    layout = layout_of(with_bos, **data)
+    tuned = saved(with_bos, layout, tmp_path)
+    keys = data if taken_over is ... else data | taken_over
+    assert layout_of(tuned, **keys) == layout
 
 
 def test_a_run_saves_the_layout_that_it_trains_on(tiny_model: Path, tmp_path: Path) -> None:

@@ -235,6 +235,15 @@ def test_a_part_shorter_than_min_length_is_left_out_and_counted(
     assert made.counts.first_lines[TOO_SHORT] == "line 1: 17 tokens, at least 20 asked for"
 
 
+def test_a_row_that_loses_a_part_is_not_left_out(
+    tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    rows = [{"prompt": "", "completion": "ZXQJ" * number} for number in (20, 31)]
+    settings = {"overlong": "split", "min_length": 20, "max_dropped": 0}
+    made = plan_file(tokenizer, tmp_path, rows, **settings)
+    assert (made.counts.rows_left_out, made.counts.num_dropped) == (0, 1)
+
+
 def test_the_parts_of_a_row_stay_on_one_side(tiny_model: Path, tmp_path: Path) -> None:
     rows = [talk(f"number {i}", f"{i} " * 80) for i in range(12)]
     made = plan(tiny_model, tmp_path, rows, overlong="split", eval_split=0.25)

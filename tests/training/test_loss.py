@@ -110,8 +110,9 @@ def test_best_fit_fills_blocks_and_loses_nothing() -> None:
     assert sum(filled) / (128 * len(blocks)) > 0.98
 
 
-def test_a_batch_without_a_target_is_a_zero_in_the_graph(model: PreTrainedModel) -> None:
+@pytest.mark.parametrize("head", HEADS)
+def test_a_batch_without_a_target_is_a_zero_in_the_graph(model: PreTrainedModel, head: str) -> None:
     silent = Document(DOCUMENTS[0].input_ids, np.zeros(12, dtype=np.bool_))
-    totals = HEADS["streamed"](model, PaddedCollator(PAD)([silent]))
+    totals = HEADS[head](model, PaddedCollator(PAD)([silent]))
     assert (totals.loss_sum.item(), totals.num_correct.item()) == (0.0, 0)
     totals.loss_sum.backward()

@@ -9,6 +9,7 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.training.adapting import make_gpt2, make_mamba, with_tokenizer
@@ -160,6 +161,27 @@ def test_gradient_checkpointing_changes_nothing(
         weights = adapter(directory.result)
         assert all(tensor.any() for name, tensor in weights.items() if "lora_B" in name)
     assert norms[0] == pytest.approx(norms[1], rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["lora", "none"])
+@pytest.mark.parametrize("on", [True, False])
+def test_layers_are_recomputed_without_reentrance_where_asked(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, *, on: bool
+) -> None:
+    asked = []
+
+    def noting(*args: Any, **options: Any) -> Any:
+        asked.append(options.get("use_reentrant"))
+        return checkpoint(*args, **options)
+
+    for place in ("torch.utils.checkpoint", "transformers.modeling_utils"):
+        monkeypatch.setattr(f"{place}.checkpoint", noting)
+    settings = {
+        "adapter": {"type": kind},
+        "optimization": {**STEPS, "max_steps": 1, "gradient_checkpointing": on},
+    }
+    assert train(prepare(tmp_path, tiny_model, settings)).outcome == "succeeded"
+    assert set(asked) == ({False} if on else set())
 
 
 def test_only_the_named_modules_are_adapted(tiny_model: Path, tmp_path: Path) -> None:

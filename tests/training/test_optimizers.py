@@ -28,6 +28,7 @@ from training.events import Event, Metrics, Progress
 from training.facts import misfits
 from training.failures import RunError
 from training.inspection import inspect_model
+from training.optimization_config import OptimizationConfig
 from training.optimizers import OPTIMIZERS
 from training.optimizing import OptimizingTrainer, optimizer_arguments
 from training.schedules import SCHEDULES
@@ -110,6 +111,44 @@ def test_the_arguments_of_schedules_are_those_of_transformers() -> None:
             if parameter.default is inspect.Parameter.empty and parameter.kind.name != "VAR_KEYWORD"
         } - {"optimizer", "num_warmup_steps", "num_training_steps"}
         assert needed <= {k for k, f in schedule.arguments.model_fields.items() if f.is_required()}
+
+
+ADAM = {"adam_beta1": 0.5, "adam_beta2": 0.6, "adam_epsilon": 1e-3}
+
+
+@pytest.mark.parametrize("name", [param.values[0] for param in HERE])
+def test_an_optimizer_goes_by_the_keys_of_adam_that_it_says(name: str, tmp_path: Path) -> None:
+    layer = nn.Sequential(nn.Linear(4, 4))
+
+    def choice(**keys: float) -> str:
+        names = "all-linear" if OPTIMIZERS[name].projects else None
+        arguments = TrainingArguments(
+            str(tmp_path), use_cpu=True, optim=name, optim_target_modules=names, **keys
+        )
+        _kind, chosen = OptimizingTrainer.get_optimizer_cls_and_kwargs(arguments, layer)  # type: ignore[arg-type]
+        groups = chosen.pop("params", ())
+        settings = [{k: v for k, v in group.items() if k != "params"} for group in groups]
+        return str((chosen, settings))
+
+    plain = choice()
+    heeded = tuple(key for key, value in ADAM.items() if choice(**{key: value}) != plain)
+    assert OPTIMIZERS[name].adam_keys == heeded
+
+
+@pytest.mark.parametrize("key", ADAM)
+@pytest.mark.parametrize("name", ["sgd", "paged_lion_8bit", "adamw_torch"])
+def test_a_key_of_adam_is_refused_beside_an_optimizer_that_does_not_go_by_it(
+    name: str, key: str
+) -> None:
+    if key in OPTIMIZERS[name].adam_keys:
+        config_for(name, **{key: ADAM[key]})
+        return
+    config_for(name, **{key: OptimizationConfig.model_fields[key].default})
+    with pytest.raises(
+        ValidationError, match=f"'{name}' does not go by {key}: leave it"
+    ) as refused:
+        config_for(name, **{key: ADAM[key]})
+    assert names_a_key(refused.value)
 
 
 @pytest.mark.parametrize("name", HERE)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from transformers.trainer_pt_utils import safe_globals
 
 from tests.training.runs import adapter, curve, events, prepare, train
 from training.collation import Batch
@@ -254,6 +255,19 @@ def test_checkpoints_are_told_when_whole_and_only_the_newest_are_kept(
         assert (manifest.step, manifest.attempt) == (event.step, 2)
         assert manifest.total_bytes == event.bytes
     assert str(tmp_path) not in (directory.checkpoint(11) / "adapter_config.json").read_text()
+
+
+def test_a_checkpoint_holds_these_files_and_no_other(uninterrupted: RunDirectory) -> None:
+    """Above all no `training_args.bin`, which could run code when it is opened."""
+    folder = uninterrupted.checkpoint(24)
+    assert {path.name for path in folder.iterdir()} == {
+        *("adapter_config.json", "adapter_model.safetensors"),
+        *("optimizer.pt", "scheduler.pt", "rng_state.pth"),
+        *("ledger.json", "trainer_state.json", "manifest.json"),
+    }
+    with safe_globals():
+        for name in (*STATE, "rng_state.pth"):
+            torch.load(folder / name, weights_only=True)
 
 
 def test_a_run_that_was_done_exports_again(tiny_model: Path, tmp_path: Path) -> None:

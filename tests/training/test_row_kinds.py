@@ -16,7 +16,7 @@ from training.formats import FORMATS
 from training.layouts import Layout, choose_layout
 from training.prepared import Shelf
 from training.reading import DataReader
-from training.rows import Row, Text
+from training.rows import PromptCompletion, Row, Text
 from training.run_spec import DatasetSource
 
 WITH_TOOLS = (
@@ -67,6 +67,33 @@ def test_a_text_that_has_its_ends_gets_no_second_ones(tiny_model: Path, text: st
     tokenizer = AutoTokenizer.from_pretrained(tiny_model, bos_token="<|endoftext|>")
     document = encoded(tokenizer, Text(1, text), Layout(None, adds_bos=True))
     assert shown(tokenizer, document) == "<|endoftext|>one<|im_end|>"
+
+
+@pytest.mark.parametrize("blanks", ["\n", " \n\n"])
+def test_blanks_behind_the_end_of_a_text_stay_and_no_second_end_follows(tokenizer, blanks: str):
+    """A rendered chat ends like that."""
+    text = f"<|im_start|>user\none<|im_end|>{blanks}"
+    document = encoded(tokenizer, Text(1, text), Layout(None))
+    assert shown(tokenizer, document) == text
+    assert document.is_target[1:].all()
+
+
+@pytest.mark.parametrize(
+    ("completion", "expected"),
+    [
+        ("yes", "yes<|im_end|>"),
+        ("yes<|im_end|>", "yes<|im_end|>"),
+        ("yes<|im_end|>\n", "yes<|im_end|>\n"),
+        ("yes\n", "yes\n<|im_end|>"),
+        ("<|im_end|>", "<|im_end|>"),
+        ("\n", "\n<|im_end|>"),
+    ],
+)
+def test_a_completion_ends_once(tokenizer, completion: str, expected: str):
+    """Also behind a prompt that holds an end of its own."""
+    row = PromptCompletion(1, "one<|im_end|>\n", completion)
+    document = encoded(tokenizer, row, Layout(None))
+    assert tokenizer.decode(document.input_ids[document.is_target]) == expected
 
 
 def test_a_history_comes_before_the_question_and_its_answers_are_trained_on(tokenizer, read):

@@ -5,7 +5,9 @@ The optimiser is plain SGD without clipping, so that a change of the weights is 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,11 +16,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from tests.training.runs import FLOAT32, curve, prepare, train
+from tests.training.runs import FLOAT32, curve, events, prepare, train
 from training import run as recipe
 from training.collation import Batch, Collator
 from training.documents import Document
+from training.events import Message
 from training.loss import HEADS
+from training.model import load_tokenizer
 
 ROWS = [
     {"prompt": "count", "completion": " ".join(str(n) for n in range(length))}
@@ -79,6 +83,26 @@ def test_a_step_is_the_same_however_its_rows_are_divided(
         assert_same(found, whole)
 
 
+def test_the_pace_of_a_step_is_that_of_all_its_rows(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock on which every step takes two seconds."""
+    monkeypatch.setattr("training.callbacks.time", SimpleNamespace(monotonic=count(0, 2).__next__))
+    tokenizer = load_tokenizer(tiny_model)
+    lengths = [len(tokenizer(row["prompt"] + row["completion"]).input_ids) + 1 for row in ROWS[:8]]
+    for size, accumulation in ((8, 1), (2, 4)):
+        settings = {
+            "optimization": {"max_steps": 2, **split(size, accumulation)},
+            "reporting": {"logging_steps": 1, "report_to": []},
+        }
+        folder = tmp_path / str(size)
+        directory = prepare(folder, tiny_model, settings, rows=ROWS[:8], format="prompt_completion")
+        assert train(directory).trained_tokens == 2 * sum(lengths)
+        paces = curve(directory, "tokens_per_second")
+        assert list(paces.values()) == [sum(lengths) / 2] * len(paces)
+        assert list(curve(directory, "trained_tokens").values())[-1] == 2 * sum(lengths)
+
+
 @pytest.mark.parametrize("head", HEADS)
 def test_no_head_divides_twice(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, head: str
@@ -103,6 +127,25 @@ def test_a_packed_step_is_the_padded_step(tiny_model: Path, tmp_path: Path, atte
         **settings,
     )
     assert_same(packed, padded)
+
+
+def test_a_packed_run_tells_how_full_its_blocks_are(tiny_model: Path, tmp_path: Path) -> None:
+    settings = {
+        "data": {"packing": True, "max_length": 64},
+        "optimization": {"num_train_epochs": 1, **split(1, 1)},
+    }
+    rows = [row for row in ROWS for _ in range(2)]
+    directory = prepare(tmp_path, tiny_model, settings, rows=rows, format="prompt_completion")
+    num_blocks = train(directory).step
+    told = [event for event in events(directory) if isinstance(event, Message)]
+    (data,) = (event.data for event in told if "rows_read" in event.data)
+    (packed,) = (event for event in told if "share_filled" in event.data)
+    share = data["tokens"] / (num_blocks * 64)
+    assert packed.data == {"blocks": num_blocks, "share_filled": pytest.approx(share)}
+    assert packed.message == (
+        f"{data['rows_trained']} rows packed into {num_blocks} blocks, {share:.1%} full."
+    )
+    assert 1 < num_blocks < data["rows_trained"]
 
 
 def attending(attention: str) -> dict[str, str]:
