@@ -83,15 +83,17 @@ def test_a_step_is_the_same_however_its_rows_are_divided(
         assert_same(found, whole)
 
 
+@pytest.mark.parametrize("attention", ["auto", "eager"])
 def test_the_pace_of_a_step_is_that_of_all_its_rows(
-    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, attention: str
 ) -> None:
-    """By a clock on which every step takes two seconds."""
+    """Without their padding, by a clock on which every step takes two seconds."""
     monkeypatch.setattr("training.callbacks.time", SimpleNamespace(monotonic=count(0, 2).__next__))
     tokenizer = load_tokenizer(tiny_model)
     lengths = [len(tokenizer(row["prompt"] + row["completion"]).input_ids) + 1 for row in ROWS[:8]]
     for size, accumulation in ((8, 1), (2, 4)):
         settings = {
+            "model": attending(attention),
             "optimization": {"max_steps": 2, **split(size, accumulation)},
             "reporting": {"logging_steps": 1, "report_to": []},
         }
