@@ -1,6 +1,7 @@
 """What every part of a configuration is made of. Light."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Annotated, Any, NamedTuple, Self
 
 from pydantic import (
@@ -9,6 +10,7 @@ from pydantic import (
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
     ValidationError,
+    ValidationInfo,
     model_validator,
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
@@ -53,6 +55,7 @@ class Conflict(NamedTuple):
     words: str
 
 
+_STORED: Mapping[str, bool] = MappingProxyType({"stored": True})
 PLAIN_TEXT = r"^[^\x00]*$"
 
 
@@ -109,9 +112,14 @@ class Section(BaseModel):
         frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=(), strict=True
     )
 
+    @classmethod
+    def kept(cls, stored: object) -> Self:
+        """What was valid when it was stored, although keys may not go together any more."""
+        return cls.model_validate(stored, context=_STORED)
+
     @model_validator(mode="after")
-    def _keys_fit_each_other(self) -> Self:
-        for key, words in self._conflicts():
+    def _keys_fit_each_other(self, info: ValidationInfo) -> Self:
+        for key, words in () if info.context is _STORED else self._conflicts():
             raise complaint(CONFLICT, tuple(key.split(".")), words, None)
         return self
 

@@ -194,7 +194,7 @@ def assignment(session: Session, claimed: Claim) -> Assignment:
         return ExportAssignment(plan(session, export, job), base)
     job = session.get_one(Job, claimed.job_id)
     return TrainAssignment(
-        training=TrainingConfig.model_validate(job.training),
+        training=TrainingConfig.kept(job.training),
         seed=job.seed,
         model=_source(session.get_one(Model, job.model_id), job.model_sha256),
         files=tuple(_staged_files(session, job)),

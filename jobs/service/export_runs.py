@@ -105,7 +105,7 @@ def plan(session: Session, export: Export, job: Job) -> ExportPlan:
         name=tuned if checkpoint is None else checkpoint_name(tuned, checkpoint.step),
         step=None if checkpoint is None else checkpoint.step,
         weights=trained_weights(session, job, checkpoint),
-        training=TrainingConfig.model_validate(job.training),
+        training=TrainingConfig.kept(job.training),
         formats=tuple(sorted(format for format in formats if format is not None)),
     )
 

@@ -232,7 +232,7 @@ def _facts_of(base: Model) -> ModelFacts:
 
 def _check_content(job: Job, config: ExportConfig, facts: ModelFacts) -> None:
     param = "content" if config.kind == "hub" else "kind"
-    whole = TrainingConfig.model_validate(job.training).adapter.type == "none"
+    whole = TrainingConfig.kept(job.training).adapter.type == "none"
     if config.made == "adapter" and whole:
         raise InvalidRequest(
             f"{param}: the job has trained every weight, so that there is no adapter; ask for "

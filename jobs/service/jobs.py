@@ -113,7 +113,7 @@ def tracker_files(session: Session, identity: Identity, job_id: str, tracker: Tr
 
 
 def _why_no_files(job: Job, tracker: Tracker) -> str:
-    reporting = TrainingConfig.model_validate(job.training).reporting
+    reporting = TrainingConfig.kept(job.training).reporting
     integrations = [each["type"] for each in job.integrations or ()]
     if tracker not in (*reporting.report_to, *integrations):
         key = "training.reporting.report_to" if tracker == "tensorboard" else "integrations"

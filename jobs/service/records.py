@@ -250,7 +250,7 @@ def _hide_same_step(session: Session, job: Job, step: int, at: float) -> None:
 
 
 def _hide_surplus(session: Session, job: Job, best_step: int | None, at: float) -> None:
-    keep = TrainingConfig.model_validate(job.training).checkpoints.keep
+    keep = TrainingConfig.kept(job.training).checkpoints.keep
     query = select(Checkpoint).where(Checkpoint.job_id == job.id, Checkpoint.deleted_at.is_(None))
     for checkpoint in session.scalars(query.order_by(Checkpoint.step.desc()).offset(keep)):
         if checkpoint.step != best_step:

@@ -49,7 +49,7 @@ class Start:
 
     @property
     def training(self) -> TrainingConfig:
-        return TrainingConfig.model_validate(self.job.training)
+        return TrainingConfig.kept(self.job.training)
 
     @property
     def is_adapter(self) -> bool:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from jobs.errors import InvalidRequest
 from jobs.identity import Identity
@@ -18,6 +19,7 @@ from jobs.service.endings import Ending, StoredArtifact
 from jobs.states import JobStatus, RunOutcome
 from tests.jobs.conftest import local_worlds
 from tests.jobs.world import World, fence_of, offer
+from training.config import TrainingConfig
 from training.events import CheckpointSaved
 from training.file_check import FileReport
 from training.run_directory import FileEntry, Manifest
@@ -386,3 +388,19 @@ def test_a_base_model_that_was_removed_ends_what_was_tuned_of_it(world: World) -
 def remove(world: World, identity: Identity, name: str) -> Model | Checkpoint:
     with world.db.writing() as session:
         return catalogue.remove(session, identity, name)
+
+
+def test_a_job_is_read_by_the_rules_of_its_day(world: World) -> None:
+    """Keys that are refused together today may have been taken when it came."""
+    parent = tuned(world, training=LORA)
+    with world.db.writing() as session:
+        job = session.get_one(Job, parent.id)
+        job.training = {
+            **job.training,
+            "optimization": {**job.training["optimization"], "optim": "sgd", "adam_beta1": 0.5},
+        }
+    child = submit(world, parent.fine_tuned_model)
+    assert child.training["adapter"] == parent.training["adapter"]
+    with pytest.raises(ValidationError, match="does not go by adam_beta1"):
+        TrainingConfig.model_validate(job.training)
+    assert TrainingConfig.kept(job.training).optimization.optim == "sgd"
