@@ -259,6 +259,8 @@ def settings_after(
         changes["eos_token_id"] = sorted(ends)
     for name, value in changes.items():
         setattr(settings, name, value)
+    # Or transformers 4 would go by the model's configuration instead.
+    settings._from_model_config = False
     return settings if changes else None
 
 

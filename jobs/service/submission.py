@@ -22,6 +22,7 @@ from jobs.service.starts import Origin, Start, inherited, origin_of
 from jobs.states import JobStatus
 from training.config import TrainingConfig
 from training.facts import ModelFacts
+from training.json_lines import shown
 from training.section import CONFLICT
 
 _FIRST_WORDS = {
@@ -74,9 +75,12 @@ def _put_together(request: JobRequest, start: Start | None) -> TrainingConfig:
     except ValidationError as error:
         first = error.errors()[0]
         param = ".".join(("training", *map(str, first["loc"])))
-        words = first["msg"] if first["type"] == CONFLICT else f"{param}: {first['msg']}"
-        comes_from = "" if start is None else f" (with what comes from {start.name!r})"
-        raise InvalidRequest(words + comes_from, param=param) from None
+        words = first["msg"].replace("Input", param)
+        if first["type"] != CONFLICT:
+            words += f", but is {shown(first['input'])}"
+        if start is not None:
+            words += f" (with what comes from {start.name!r})"
+        raise InvalidRequest(words, param=param, code="invalid_value") from None
     return training
 
 

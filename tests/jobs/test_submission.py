@@ -134,7 +134,7 @@ REFUSED = {
     "a rate that no run can have": (
         {"hyperparameters": {"learning_rate_multiplier": 1e6}},
         "training.optimization.learning_rate",
-        r"learning_rate: Input should be less than or equal to",
+        r"learning_rate should be less than or equal to 100, but is 200\.0",
     ),
     "a rate below the least of its schedule": (
         {

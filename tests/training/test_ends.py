@@ -71,6 +71,7 @@ def trained(base: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDirector
 def stops(folder: Path) -> list[int]:
     settings = json.loads((folder / "generation_config.json").read_text())
     assert settings.items() >= UNSOUND.items()
+    assert not settings.get("_from_model_config")
     ids: list[int] = settings["eos_token_id"]
     return ids
 
