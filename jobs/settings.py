@@ -87,7 +87,10 @@ class Settings(BaseSettings):
 
     worker_pool: str = "default"
     worker_gpus: int | None = Field(
-        None, ge=0, description="GPUs to offer at most, the first of those seen; None: all."
+        None,
+        ge=0,
+        description="GPUs to offer: so many, the first of CUDA_VISIBLE_DEVICES where that is set; "
+        "None: all that are seen.",
     )
     warm_start: bool = Field(
         default=True,

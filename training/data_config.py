@@ -76,11 +76,12 @@ class DataConfig(Section):
         return min(longest or DEFAULT_MAX_LENGTH, context_length)
 
     def _conflicts(self) -> Iterator[Conflict]:
-        if self.max_length is not None and self.min_length > self.max_length:
+        longest = "block_size" if self.packing and self.max_length is None else "max_length"
+        if self.min_length > (getattr(self, longest) or math.inf):
             yield Conflict(
                 "min_length",
-                f"min_length {self.min_length} is above max_length {self.max_length}, so that no "
-                "row would be left: lower min_length, or raise max_length",
+                f"min_length {self.min_length} is above {longest} {getattr(self, longest)}, so "
+                f"that no row would be left: lower min_length, or raise {longest}",
             )
         if self.packing and (self.max_length or 0) > (self.block_size or math.inf):
             yield Conflict(

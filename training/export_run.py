@@ -3,10 +3,12 @@
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from jinja2 import TemplateError
 from peft import PeftConfig, TaskType
 from safetensors import safe_open
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
@@ -61,9 +63,16 @@ class _Making:
     def stop_ids(self) -> frozenset[int]:
         """Tokens that end what the model says: of its settings, its tokenizer and its template."""
         own = stop_ids(self.base, load_config(self.base))
-        encoder = encoder_type(has_encoder=_has_encoder(self.base))
-        layout = Layout(self.tokenizer.chat_template)
-        return encoder(self.tokenizer, layout, train_on="assistant", stop_ids=own).ends
+        make = partial(
+            encoder_type(has_encoder=_has_encoder(self.base)),
+            self.tokenizer,
+            train_on="assistant",
+            stop_ids=own,
+        )
+        try:
+            return make(Layout(_template(self.tokenizer))).ends
+        except TemplateError:
+            return make(Layout(None)).ends
 
     def settings(self) -> GenerationConfig | None:
         """Of generation, where those of the base will not do."""
@@ -156,6 +165,12 @@ def _tokenizer(spec: ExportSpec) -> PreTrainedTokenizerBase:
         if layout.template is not None:
             tokenizer.chat_template = layout.template
     return tokenizer
+
+
+def _template(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """That of conversations without tools, where there are several."""
+    templates: Any = tokenizer.chat_template
+    return templates.get("default") if isinstance(templates, Mapping) else templates
 
 
 def _has_encoder(base: Path) -> bool:

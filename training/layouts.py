@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from training.data_config import DataConfig, FormatName
 from training.failures import invalid_spec, unfit
-from training.layout_fit import SEQ2SEQ_TEMPLATE, Kind, idle_misfits, layout_misfits
+from training.layout_fit import SEQ2SEQ_TEMPLATE, Kind, layout_misfits
 from training.rows import Conversation, Instruction, Message
 
 MergeInput = Callable[[str, str], str]
@@ -181,7 +181,7 @@ def choose_layout(
         RunError: `data` asks for what this model or these formats do not have.
     """
     kind = Kind(has_encoder=has_encoder, has_template=tokenizer.chat_template is not None)
-    for misfit in (*layout_misfits(data, formats, kind), *idle_misfits(data, formats)):
+    for misfit in layout_misfits(data, formats, kind):
         raise unfit(misfit)
     adds_bos = _adds_bos(tokenizer, data)
     if not formats - {"prompt_completion", "text"}:

@@ -20,6 +20,8 @@ from training.collation import Batch
 
 _CHUNK_BYTES = {True: 32 * 2**20, False: 512 * 2**20}
 """Of float32 logits at a time, on a CPU and elsewhere: small for a cache, large for a GPU."""
+_BALANCE_WEIGHTS = ("router_aux_loss_coef", "aux_loss_coef")
+"""What architectures call the weight of a balance of experts."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,9 @@ def _balance(model: nn.Module, outputs: Any) -> Tensor | None:  # noqa: ANN401
     """The auxiliary loss of Switch Transformers (arXiv:2101.03961), which models make of it."""
     found: Tensor | None = getattr(outputs, "aux_loss", None)
     settings = causal_model(model).config.get_text_config()
-    return None if found is None else settings.router_aux_loss_coef * found
+    weights = (getattr(settings, name, None) for name in _BALANCE_WEIGHTS)
+    weight = next((each for each in weights if each is not None), None)
+    return None if found is None or weight is None else weight * found
 
 
 class _StreamedLoss(torch.autograd.Function):

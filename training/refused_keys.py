@@ -97,7 +97,7 @@ REFUSED: Mapping[str, Refusal] = MappingProxyType(
         "dataloader_pin_memory": SERVICE,
         "dataloader_drop_last": Refusal("every row is trained on"),
         # Phases and intervals
-        "do_train": Refusal("a job trains", _ALWAYS),
+        "do_train": Refusal("a job trains", _ANYWAY),
         "do_eval": Refusal(
             "held-out rows are evaluated if there are any: validation_file or data.eval_split",
             _ANYWAY,

@@ -182,8 +182,8 @@ def _tell_ends(
     if new:
         ends = tokenizer.convert_ids_to_tokens(sorted(new))
         reporter.tell(
-            f"An answer ends with {' or '.join(ends)}, at which the base does not stop by its own "
-            "settings; those in generation_config.json of the result do.",
+            f"By its own settings the base does not stop at {' or '.join(ends)}, with which an "
+            "answer or a text ends; by generation_config.json of the result it does.",
             ends=ends,
         )
 

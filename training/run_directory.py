@@ -33,6 +33,7 @@ from pydantic import BaseModel, ConfigDict
 
 from training.export_spec import ExportSpec
 from training.run_spec import RunSpec
+from training.section import STORED
 
 MANIFEST = "manifest.json"
 _CHUNK_BYTES = 1 << 20
@@ -152,7 +153,7 @@ class RunDirectory:
         Raises:
             pydantic.ValidationError: The file is not a RunSpec of this version.
         """
-        return RunSpec.model_validate_json(self.spec_file.read_bytes())
+        return RunSpec.model_validate_json(self.spec_file.read_bytes(), context=STORED)
 
     def write_spec(self, spec: RunSpec) -> None:
         write_atomically(self.spec_file, spec.model_dump_json(indent=2).encode())
@@ -163,7 +164,7 @@ class RunDirectory:
         Raises:
             pydantic.ValidationError: The file is not an ExportSpec of this version.
         """
-        return ExportSpec.model_validate_json(self.export_file.read_bytes())
+        return ExportSpec.model_validate_json(self.export_file.read_bytes(), context=STORED)
 
     def write_export(self, spec: ExportSpec) -> None:
         write_atomically(self.export_file, spec.model_dump_json(indent=2).encode())

@@ -55,7 +55,8 @@ class Conflict(NamedTuple):
     words: str
 
 
-_STORED: Mapping[str, bool] = MappingProxyType({"stored": True})
+STORED: Mapping[str, bool] = MappingProxyType({"stored": True})
+"""A context of validation: what is read was valid when it was stored."""
 PLAIN_TEXT = r"^[^\x00]*$"
 
 
@@ -115,11 +116,11 @@ class Section(BaseModel):
     @classmethod
     def kept(cls, stored: object) -> Self:
         """What was valid when it was stored, although keys may not go together any more."""
-        return cls.model_validate(stored, context=_STORED)
+        return cls.model_validate(stored, context=STORED)
 
     @model_validator(mode="after")
     def _keys_fit_each_other(self, info: ValidationInfo) -> Self:
-        for key, words in () if info.context is _STORED else self._conflicts():
+        for key, words in () if info.context is STORED else self._conflicts():
             raise complaint(CONFLICT, tuple(key.split(".")), words, None)
         return self
 

@@ -173,7 +173,8 @@ def leave_out_misfits(draft: Draft) -> None:
     if draft.value("validation_file") is None and not draft.value("training.data.eval_split"):
         draft.withdraw("training.data.max_eval_rows", "no rows are held out")
     if draft.value("training.data.format") in UNTEMPLATED:
-        draft.withdraw("training.data.template", "texts stand as they are, in no layout")
+        for key in ("template", "default_system"):
+            draft.withdraw(f"training.data.{key}", "texts stand as they are, in no layout")
 
 
 def _leave_out_quantization(draft: Draft) -> None:

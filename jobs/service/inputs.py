@@ -126,6 +126,8 @@ def resolve(
     Raises:
         InvalidRequest: It does not fit the model, or the rows.
     """
+    if start is not None:  # whose tokenizer may have one that was added
+        facts = facts.model_copy(update={"has_bos_token": None})
     rows = sum((i.file.num_rows or 0) * i.weight for i in inputs if i.role == "training")
     num_rows = max(1, math.ceil(rows))
     formats = {item.file.format for item in inputs if item.file.format is not None}

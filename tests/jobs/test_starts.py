@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
+from sqlalchemy import select
 
 from jobs.errors import InvalidRequest
 from jobs.identity import Identity
@@ -404,3 +405,17 @@ def test_a_job_is_read_by_the_rules_of_its_day(world: World) -> None:
     with pytest.raises(ValidationError, match="does not go by adam_beta1"):
         TrainingConfig.model_validate(job.training)
     assert TrainingConfig.kept(job.training).optimization.optim == "sgd"
+
+
+def test_a_token_that_was_added_before_is_there(world: World) -> None:
+    """The base has no beginning of sequence; the model that was trained whole on it has."""
+    with world.db.writing() as session:
+        model = session.scalars(select(Model).where(Model.name == "tiny")).one()
+        model.facts = {**(model.facts or {}), "has_bos_token": False}
+    begins = {"data": {"template": "chatml", "add_bos_token": True}}
+    error = refused(world, "tiny", begins)
+    assert error.param == "training.data.add_bos_token"
+    added = {"model": {"add_special_tokens": {"bos_token": "<s>"}}}
+    parent = tuned(world, training={**FULL, **begins, **added}, members=WHOLE)
+    job = submit(world, parent.fine_tuned_model, FULL)
+    assert job.training["data"]["add_bos_token"] is True

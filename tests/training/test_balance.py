@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, JetMoeConfig, JetMoeForCausalLM, PreTrainedModel
 
 from tests.training.adapting import make_mixtral, with_tokenizer
 from tests.training.runs import prepare, train
@@ -64,6 +64,22 @@ def test_packed_rows_are_balanced_too(experts: Path, attention: str) -> None:
     totals = HEADS["streamed"](model, PackedCollator(PAD)(packed(DOCUMENTS, 31)))
     assert totals.balance is not None
     assert totals.balance.item() > 0
+
+
+def test_another_architecture_names_the_weight_otherwise() -> None:
+    config = JetMoeConfig(
+        vocab_size=400,
+        hidden_size=64,
+        num_hidden_layers=1,
+        num_key_value_heads=2,
+        kv_channels=16,
+        intermediate_size=32,
+        num_local_experts=4,
+        output_router_logits=True,
+        aux_loss_coef=0.5,
+    )
+    totals = HEADS["whole"](JetMoeForCausalLM(config), PaddedCollator(PAD)(DOCUMENTS))
+    assert totals.balance is not None
 
 
 def test_a_model_that_does_not_ask_has_none(experts: Path) -> None:

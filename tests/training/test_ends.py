@@ -71,9 +71,31 @@ def trained(base: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDirector
 def stops(folder: Path) -> list[int]:
     settings = json.loads((folder / "generation_config.json").read_text())
     assert settings.items() >= UNSOUND.items()
-    assert not settings.get("_from_model_config")
     ids: list[int] = settings["eos_token_id"]
     return ids
+
+
+def exported(
+    folder: Path, kind: str, base: Path, adapter: Path, step: int | None = None
+) -> RunDirectory:
+    folder.mkdir()
+    directory = RunDirectory(folder)
+    directory.write_export(
+        ExportSpec(
+            export=ExportConfig.model_validate({"kind": kind}),
+            model_path=str(base),
+            adapter_path=str(adapter),
+            base_model="tiny",
+            name="ft:tiny:acme::1",
+            training=TrainingConfig.model_validate(SETTINGS),
+            formats=["messages"],
+            step=step,
+        )
+    )
+    writer = EventWriter(directory.events_file)
+    finish_export(directory, Reporter(writer))
+    writer.close()
+    return directory
 
 
 @pytest.mark.parametrize(
@@ -97,6 +119,8 @@ def test_what_a_template_ends_an_answer_with(
 
 def test_an_adapter_says_where_it_stops(trained: RunDirectory) -> None:
     assert stops(trained.result) == [TEXT_END, TURN_END]
+    settings = json.loads((trained.result / "generation_config.json").read_text())
+    assert not settings.get("_from_model_config")
     assert "GenerationConfig.from_pretrained(FOLDER)" in (trained.result / "README.md").read_text()
     told = [event.data for event in events(trained) if isinstance(event, Message)]
     assert {"ends": ["<|im_end|>"]} in told
@@ -130,6 +154,27 @@ def test_samples_stop(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert all(ids == [TEXT_END, TURN_END] for ids in asked)
 
 
+@pytest.mark.parametrize(
+    ("template", "ends"),
+    [({"default": CHATML, "tool_use": MARKED}, [TEXT_END, TURN_END]), ("{% if %}", [TEXT_END])],
+    ids=["several", "broken"],
+)
+def test_an_export_of_rows_without_a_template(
+    base: Path, tmp_path: Path, template: Any, ends: list[int]
+) -> None:
+    """Whatever templates the base has are kept as they are."""
+    folder = Path(shutil.copytree(base, tmp_path / "base"))
+    (folder / "chat_template.jinja").unlink(missing_ok=True)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(folder)
+    rows = [{"prompt": str(number), "completion": "more"} for number in range(9)]
+    run = prepare(tmp_path / "run", folder, SETTINGS, rows=rows, format="prompt_completion")
+    assert train(run).outcome == "succeeded"
+    done = exported(tmp_path / "export", "merged", folder, run.result)
+    assert stops(done.result) in (ends, ends[0])
+
+
 @pytest.mark.parametrize("adapter", ["lora", "none"])
 def test_the_padding_that_a_job_adds_is_said_as_well(
     base: Path, tmp_path: Path, adapter: str
@@ -148,22 +193,8 @@ def test_exports_stop(
     base: Path, trained: RunDirectory, tmp_path: Path, kind: str, of: str
 ) -> None:
     step = 2 if of == "checkpoint" else None
-    directory = RunDirectory(tmp_path)
-    directory.write_export(
-        ExportSpec(
-            export=ExportConfig.model_validate({"kind": kind}),
-            model_path=str(base),
-            adapter_path=str(trained.result if step is None else trained.checkpoint(step)),
-            base_model="tiny",
-            name="ft:tiny:acme::1",
-            training=TrainingConfig.model_validate(SETTINGS),
-            formats=["messages"],
-            step=step,
-        )
-    )
-    writer = EventWriter(directory.events_file)
-    finish_export(directory, Reporter(writer))
-    writer.close()
+    adapter = trained.result if step is None else trained.checkpoint(step)
+    directory = exported(tmp_path / "export", kind, base, adapter, step=step)
     assert stops(directory.result) == [TEXT_END, TURN_END]
     card = (directory.result / "README.md").read_text()
     assert ("GenerationConfig" in card) == (kind == "adapter")

@@ -93,7 +93,6 @@ TAMPERED: dict[str, tuple[Callable[[Tensors], object], str]] = {
     "a tensor is too many": (lambda t: t.update(more=torch.ones(1)), "was not expected"),
     "a tensor is empty": (replace_one(lambda _: torch.zeros(0)), "is empty"),
     "a shape is wrong": (replace_one(lambda each: each.T.contiguous()), "has the shape"),
-    "a number is none": (replace_one(lambda each: each * float("nan")), "is not finite"),
     "compiled": (rename("_orig_mod.{}"), "prefix of a wrapper"),
     "sharded": (rename("base_model._fsdp_wrapped_module.{}"), "prefix of a wrapper"),
     "parallel": (rename("module.{}"), "prefix of a wrapper"),
@@ -110,6 +109,15 @@ def test_a_tampered_adapter_is_refused(done: RunDirectory, tmp_path: Path, case:
     save_file(tensors, tmp_path / "adapter_model.safetensors")
     with pytest.raises(RunError, match=reason) as caught:
         check_adapter(tmp_path, expected)
+    assert caught.value.failure.code == "broken_result"
+
+
+def test_an_adapter_without_numbers_is_refused(done: RunDirectory, tmp_path: Path) -> None:
+    tensors = load_file(done.result / "adapter_model.safetensors")
+    replace_one(lambda each: each * float("nan"))(tensors)
+    save_file(tensors, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(RunError, match="is not finite") as caught:
+        check_learned(tmp_path)
     assert caught.value.failure.code == "broken_result"
 
 

@@ -202,9 +202,6 @@ def test_a_beginning_of_sequence_can_be_left_out_and_asked_for(
         ({"template": "chatml", "add_bos_token": True}, {"messages"}, "add_bos_token"),
         ({"add_bos_token": True}, {"prompt_completion"}, "add_bos_token"),
         ({"add_bos_token": False}, {"messages"}, "add_bos_token"),
-        ({"default_system": S}, {"prompt_completion"}, "default_system"),
-        ({"template": "chatml"}, {"prompt_completion", "text"}, "template"),
-        ({"train_on": "last_assistant"}, {"text"}, "train_on"),
     ],
 )
 def test_what_a_tokenizer_or_a_template_cannot_do_is_refused(
@@ -213,6 +210,19 @@ def test_what_a_tokenizer_or_a_template_cannot_do_is_refused(
     with pytest.raises(RunError) as refused:
         choose_layout(tokenizer, DataConfig(**data), formats)
     assert refused.value.failure.param == f"training.data.{param}"
+
+
+@pytest.mark.parametrize(
+    ("data", "formats"),
+    [
+        ({"default_system": S}, {"prompt_completion"}),
+        ({"template": "chatml"}, {"prompt_completion", "text"}),
+        ({"train_on": "last_assistant"}, {"text"}),
+    ],
+)
+def test_what_shapes_no_text_is_refused(data: dict[str, Any], formats: Any) -> None:
+    (misfit,) = idle_misfits(DataConfig(**data), formats)
+    assert misfit.param == f"training.data.{next(iter(data))}"
 
 
 @pytest.mark.parametrize("data", [{}, {"template": "auto", "train_on": "everything"}])

@@ -104,6 +104,12 @@ def test_what_bounds_a_row(data: dict[str, Any], limit: int) -> None:
     assert DataConfig.model_validate(data).limit(context_length=4096) == limit
 
 
+@pytest.mark.parametrize("longest", ["max_length", "block_size"])
+def test_no_row_would_be_long_enough(longest: str) -> None:
+    with pytest.raises(ValidationError, match=f"min_length 65 is above {longest} 64"):
+        DataConfig.model_validate({"packing": True, "min_length": 65, longest: 64})
+
+
 def test_blocks_are_no_shorter_than_rows() -> None:
     with pytest.raises(ValidationError, match="no room in blocks of block_size 32"):
         DataConfig(packing=True, max_length=64, block_size=32)

@@ -261,7 +261,7 @@ def test_every_argument_of_transformers_is_known(default: Field[Any]) -> None:
         config(**{default.name: value})
 
 
-ELSEWHERE = frozenset({"do_train", "seed"})
+ELSEWHERE = frozenset({"seed"})
 
 
 @pytest.mark.parametrize(
