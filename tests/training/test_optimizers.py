@@ -3,6 +3,7 @@
 import copy
 import inspect
 import io
+import json
 import shutil
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -537,3 +538,12 @@ def test_the_metrics_are_told(tiny_model: Path, tmp_path: Path) -> None:
     directory = prepare(tmp_path, tiny_model, settings)
     assert train(directory).outcome == "succeeded"
     assert any(isinstance(event, Metrics) for event in events(directory))
+
+
+def test_a_job_that_was_taken_before_a_rule_trains(tiny_model: Path, tmp_path: Path) -> None:
+    """Its keys would be refused today; in its run directory they stand as they were stored."""
+    directory = prepare(tmp_path, tiny_model, {"optimization": {"optim": "sgd", "max_steps": 1}})
+    stored = json.loads(directory.spec_file.read_text())
+    stored["training"]["optimization"] |= {"adam_beta1": 0.5, "learning_rate": 0.1}
+    directory.spec_file.write_text(json.dumps(stored))
+    assert train(directory).outcome == "succeeded"
