@@ -3,14 +3,13 @@
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from jinja2 import TemplateError
 from peft import PeftConfig, TaskType
-from safetensors import safe_open
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 from transformers.utils import GENERATION_CONFIG_NAME
 
@@ -28,7 +27,7 @@ from training.model import load_config, load_vocabulary, settings_after, stop_id
 from training.reporting import Reporter
 from training.run_directory import RunDirectory, complete_folder, remove_folder
 from training.seq2seq_encoding import encoder_type
-from training.written import check_adapter, check_learned
+from training.written import check_adapter, check_learned, shapes_of
 
 _ADAPTER_FILES = (ADAPTER_FILE, "adapter_config.json", GENERATION_CONFIG_NAME, "README.md")
 """Of a checkpoint there is more: the state of training, which is for nobody else."""
@@ -60,6 +59,7 @@ class _Making:
         card = ExportCard(self.spec, has_encoder, filename, has_settings)
         (self.folder / "README.md").write_text(card.in_markdown(), encoding="utf-8")
 
+    @cached_property
     def stop_ids(self) -> frozenset[int]:
         """Tokens that end what the model says: of its settings, its tokenizer and its template."""
         own = stop_ids(self.base, load_config(self.base))
@@ -77,7 +77,7 @@ class _Making:
     def settings(self) -> GenerationConfig | None:
         """Of generation, where those of the base will not do."""
         roles = roles_of(self.tokenizer, self.spec.training.model)
-        return settings_after(self.base, load_config(self.base), self.stop_ids(), roles)
+        return settings_after(self.base, load_config(self.base), self.stop_ids, roles)
 
 
 def export(directory: RunDirectory, spec: ExportSpec, reporter: Reporter) -> None:
@@ -106,9 +106,7 @@ def _make_adapter(making: _Making) -> None:
     for name in _ADAPTER_FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, making.folder / name)
-    with safe_open(source / ADAPTER_FILE, framework="pt") as file:
-        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    check_adapter(making.folder, shapes)
+    check_adapter(making.folder, shapes_of(source))
     check_learned(making.folder)
     making.tokenizer.save_pretrained(making.folder)
     if making.spec.step is not None:
@@ -129,7 +127,7 @@ def _make_gguf(making: _Making) -> None:
     _merger(making, PRECISIONS[outtype].merged).write(making.scratch, making.reporter)
     making.reporter.enter("converting")
     target = making.folder / f"{spec.stem}-{outtype}.gguf"
-    write_gguf(making.scratch, target, outtype, name=spec.name, stop_ids=making.stop_ids())
+    write_gguf(making.scratch, target, outtype, name=spec.name, stop_ids=making.stop_ids)
     check_and_tell(target, making.scratch, making.tokenizer, outtype, making.reporter)
     making.write_card(has_encoder=_has_encoder(making.base), filename=target.name)
 

@@ -70,6 +70,8 @@ def _put_together(request: JobRequest, start: Start | None) -> TrainingConfig:
         InvalidRequest: Each is good by itself, but they cannot work together.
     """
     training = inherited(merged(request), start)
+    if training is request.training:  # as it came, which is valid
+        return training
     try:
         TrainingConfig.model_validate(training.model_dump(mode="json"))
     except ValidationError as error:
